@@ -1,0 +1,1 @@
+//! The API: HTTP, authentication, authorization, admission, registry, watch cache, storage.

@@ -1,0 +1,1 @@
+//! minikctl: the command line.

@@ -1,0 +1,3 @@
+//! minikctl: the command line.
+
+fn main() {}

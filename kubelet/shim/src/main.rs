@@ -1,0 +1,3 @@
+//! The shim: starts containers, owns them, is the pause process. No tokio, no TLS.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The node agent: pod workers, status, probes, volumes, node API.

@@ -1,0 +1,1 @@
+//! Pure API machinery: fact tables, quantities, selectors, patches, server-side apply, field paths.

@@ -1,0 +1,1 @@
+//! Clients of the Kubernetes API: kubeconfig, shared informers, work queues, leader election, event recorder.

@@ -1,0 +1,1 @@
+//! Process plumbing: flags, telemetry, metrics and health endpoints, TLS, clock, shutdown.

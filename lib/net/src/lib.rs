@@ -1,0 +1,1 @@
+//! Kernel networking: netlink, namespaces, nftables messages.

@@ -1,0 +1,1 @@
+//! Fixtures for tests: fake clock, image builder, bounded waits. Knows no service.

@@ -1,0 +1,3 @@
+//! The multi-call binary: dispatch only.
+
+fn main() {}
