@@ -1,1 +1,33 @@
-//! What is special about each built-in kind: strategies, validation, columns, selectable fields. Pure.
+//! What is special about each built-in kind. Pure: no tokio, no clock, no chance.
+//!
+//! The generic verbs of the apiserver know no kind. They find a [`Resource`] (how it is served and stored) and its
+//! [`Strategy`] (what is checked and filled in) here, and walk an object through:
+//!
+//! ```text
+//! decoded and defaulted tree ─> prepare_create / prepare_update(Part) ─> canonicalize
+//!                            ─> validate_create / validate_update(Part) ─> warnings
+//! stored tree ─> selectable_fields (field selectors) ─> cells (Table rows)
+//! ```
+//!
+//! Invariants: an object is a `serde_json::Value` tree in the storage version, normalized by minik-apimachinery; a
+//! k8s-openapi type is a read-only view of it and is never written back. Whatever needs a clock, an allocator or
+//! another object comes in as an argument ([`Context`]) or is done by the apiserver.
+
+mod authentication;
+mod authorization;
+mod coordination;
+mod core;
+mod discovery;
+mod meta;
+mod rbac;
+mod resource;
+mod resources;
+mod scheduling;
+mod strategy;
+mod table;
+
+pub use meta::NameRule;
+pub use resource::{DeleteStyle, FieldFilter, Kind, Resource, Scope, Subresource, Verb, Verbs};
+pub use resources::{all, find, find_kind};
+pub use strategy::{Context, Part, SelectableFields, Strategy, StrategyError};
+pub use table::Column;

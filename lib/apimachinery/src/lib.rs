@@ -1,1 +1,3 @@
 //! Pure API machinery: fact tables, quantities, selectors, patches, server-side apply, field paths.
+
+pub mod field;

@@ -1,0 +1,22 @@
+//! TokenReview: answered, never stored.
+
+use crate::resource::*;
+use crate::{NameRule, Strategy};
+
+const RESOURCE: Resource = Resource {
+    singular: "tokenreview",
+    ..Resource::review("authentication.k8s.io", "TokenReview", "tokenreviews")
+};
+
+/// See the module.
+pub(crate) struct TokenReview;
+
+impl Strategy for TokenReview {
+    fn resource(&self) -> &'static Resource {
+        &RESOURCE
+    }
+
+    fn name_rule(&self) -> NameRule {
+        NameRule::Unchecked
+    }
+}
