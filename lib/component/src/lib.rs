@@ -1,1 +1,20 @@
-//! Process plumbing: flags, telemetry, metrics and health endpoints, TLS, clock, shutdown.
+//! Process plumbing that every service shares: shutdown, telemetry, clock, chance, TLS, health and metrics.
+//!
+//! ```text
+//!  main ── flags ──> telemetry::init ──> Shutdown::on_signals ──> service.run(config, client, shutdown)
+//!                                                                     └─> ops::serve (/livez /readyz /metrics)
+//! ```
+//!
+//! Invariants: nothing here knows a service or Kubernetes objects; time and chance are values that are passed in.
+
+mod clock;
+mod exit;
+pub mod ops;
+mod shutdown;
+mod telemetry;
+pub mod tls;
+
+pub use clock::{Chance, Clock, SeededChance, SystemChance, SystemClock};
+pub use exit::{chain, exit_code};
+pub use shutdown::Shutdown;
+pub use telemetry::{LogFormat, TelemetryFlags};
