@@ -1,1 +1,26 @@
-//! Clients of the Kubernetes API: kubeconfig, shared informers, work queues, leader election, event recorder.
+//! Clients of the Kubernetes API, for every service and for `minikctl`.
+//!
+//! ```text
+//!  kubeconfig ──> connect ──> kube::Client over one HTTP/2 connection (or over any tower::Service)
+//!                               ├─> Informer<T>     list, watch, a store of small projections
+//!                               │     └─ changes ─> WorkQueue (keys only) ─> a reconciler
+//! ```
+//!
+//! Invariants:
+//! - One watch per kind per process; a store holds a caller's projection, never a whole object.
+//! - Every call has a deadline; every retry waits for a capped, jittered time.
+//! - Nothing here draws on a global clock or on global chance: both are passed in.
+
+mod backoff;
+mod connect;
+mod informer;
+mod kubeconfig;
+mod queue;
+
+pub use backoff::Backoff;
+pub use connect::{ClientError, Identity, ServerAccess, connect, over};
+pub use informer::{
+    Change, Informer, InformerBuilder, Meta, ObjectKey, OwnerRef, PartialObject, Projection, Source,
+};
+pub use kubeconfig::{Kubeconfig, KubeconfigError, default_path};
+pub use queue::{Done, WorkQueue};

@@ -1,0 +1,535 @@
+//! Shared informers: one list and watch per kind per process, a store of projections, changes told to handlers.
+//!
+//! ```text
+//!  list ──> replace the store ──> watch from its revision ──> Change ──> handlers (push keys into queues)
+//!    ^                                  │ ended: watch again from the last revision (bookmarks move it on)
+//!    └──────── 410, too old ────────────┘
+//! ```
+//!
+//! The concept: <https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes>
+
+use crate::Backoff;
+use bytes::Bytes;
+use futures::AsyncBufReadExt;
+use http::Request;
+use minik_component::{Chance, Shutdown};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Objects of a list's page.
+const PAGE: usize = 500;
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// A watch asks the server to end it after this long, so that a dead connection is noticed in the end.
+const WATCH_SECONDS: u64 = 590;
+/// A watch on which nothing at all came for longer than it may last is dead.
+const WATCH_LIMIT: Duration = Duration::from_secs(WATCH_SECONDS + 30);
+
+/// Namespace (empty for cluster-wide kinds) and name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Deserialize)]
+pub struct ObjectKey {
+    /// The namespace, empty for kinds without.
+    pub namespace: Arc<str>,
+    /// The name.
+    pub name: Arc<str>,
+}
+
+impl ObjectKey {
+    /// The key of a namespaced object.
+    pub fn new(namespace: &str, name: &str) -> ObjectKey {
+        ObjectKey { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// The key of a cluster-wide object.
+    pub fn cluster(name: &str) -> ObjectKey {
+        ObjectKey::new("", name)
+    }
+}
+
+impl std::fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
+    }
+}
+
+/// The metadata that controllers decide on.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Meta {
+    /// The name.
+    pub name: Arc<str>,
+    /// The namespace, empty for kinds without.
+    pub namespace: Arc<str>,
+    /// The identity in time.
+    pub uid: Arc<str>,
+    /// The revision, opaque.
+    pub resource_version: Arc<str>,
+    /// Counts changes of the spec.
+    pub generation: i64,
+    /// When it was created, RFC 3339.
+    pub creation_timestamp: Option<jiff::Timestamp>,
+    /// When its deletion was asked for.
+    pub deletion_timestamp: Option<jiff::Timestamp>,
+    /// How long its end may take.
+    pub deletion_grace_period_seconds: Option<i64>,
+    /// Labels.
+    pub labels: BTreeMap<Arc<str>, Arc<str>>,
+    /// Owners.
+    pub owner_references: Vec<OwnerRef>,
+    /// What must happen before it goes.
+    pub finalizers: Vec<Arc<str>>,
+}
+
+impl Meta {
+    /// The object's key.
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey { namespace: self.namespace.clone(), name: self.name.clone() }
+    }
+}
+
+/// An owner of an object.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OwnerRef {
+    /// Group and version of its kind.
+    pub api_version: Arc<str>,
+    /// Its kind.
+    pub kind: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its identity.
+    pub uid: Arc<str>,
+    /// Whether it manages the object.
+    pub controller: bool,
+    /// Whether its deletion in the foreground waits for the object.
+    pub block_owner_deletion: bool,
+}
+
+/// What a caller keeps of a kind: a small type that is read straight from the bytes.
+pub trait Projection: DeserializeOwned + Send + Sync + 'static {
+    /// Its metadata.
+    fn meta(&self) -> &Meta;
+}
+
+impl Projection for PartialObject {
+    fn meta(&self) -> &Meta {
+        &self.metadata
+    }
+}
+
+/// The projection of metadata alone.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct PartialObject {
+    /// The metadata.
+    pub metadata: Meta,
+}
+
+/// Which objects.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The collection's path, such as `/api/v1/pods`.
+    pub path: String,
+    /// A label selector, empty for all.
+    pub label_selector: String,
+    /// A field selector, empty for all.
+    pub field_selector: String,
+    /// What is accepted: `application/json`, or metadata only.
+    pub accept: &'static str,
+}
+
+impl Source {
+    /// All objects of a collection.
+    pub fn all(path: &str) -> Source {
+        Source {
+            path: path.to_owned(),
+            label_selector: String::new(),
+            field_selector: String::new(),
+            accept: "application/json",
+        }
+    }
+
+    /// Those that a field selector fits.
+    pub fn fields(path: &str, selector: String) -> Source {
+        Source { field_selector: selector, ..Source::all(path) }
+    }
+
+    /// Only their metadata.
+    pub fn metadata(path: &str) -> Source {
+        let accept = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+        Source { accept, ..Source::all(path) }
+    }
+
+    fn uri(&self, parameters: &[(&str, &str)]) -> String {
+        let selectors = [
+            ("labelSelector", self.label_selector.as_str()),
+            ("fieldSelector", self.field_selector.as_str()),
+        ];
+        let all = parameters.iter().chain(&selectors).filter(|(_, value)| !value.is_empty());
+        let query: Vec<String> = all.map(|(name, value)| format!("{name}={}", escaped(value))).collect();
+        format!("{}?{}", self.path, query.join("&"))
+    }
+}
+
+/// Escapes a query value.
+fn escaped(value: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:/".contains(&byte);
+    value
+        .bytes()
+        .map(|byte| if plain(byte) { (byte as char).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
+/// A change of the store.
+#[derive(Debug)]
+pub enum Change<T> {
+    /// Not there before.
+    Added(Arc<T>),
+    /// Another revision than before.
+    Updated {
+        /// As it was.
+        old: Arc<T>,
+        /// As it is.
+        new: Arc<T>,
+    },
+    /// There no longer; the last state that was seen, which may lie before the very last.
+    Deleted(Arc<T>),
+}
+
+impl<T> Change<T> {
+    /// The state to look at: the new one, or the last.
+    pub fn object(&self) -> &Arc<T> {
+        match self {
+            Change::Added(object) | Change::Deleted(object) | Change::Updated { new: object, .. } => object,
+        }
+    }
+}
+
+type Handler<T> = Box<dyn Fn(&Change<T>) + Send + Sync>;
+
+/// An informer before it runs.
+pub struct InformerBuilder<T> {
+    source: Source,
+    handlers: Vec<Handler<T>>,
+    store: Arc<Store<T>>,
+    synced: watch::Sender<bool>,
+}
+
+struct Store<T> {
+    objects: RwLock<BTreeMap<ObjectKey, Arc<T>>>,
+    synced: watch::Receiver<bool>,
+}
+
+/// A running informer: its store, to be read by anyone.
+pub struct Informer<T>(Arc<Store<T>>);
+
+impl<T> Clone for Informer<T> {
+    fn clone(&self) -> Self {
+        Informer(self.0.clone())
+    }
+}
+
+impl<T: Projection> Informer<T> {
+    /// An informer of these objects; add handlers, then [`InformerBuilder::run`] it.
+    pub fn builder(source: Source) -> InformerBuilder<T> {
+        let (synced, seen) = watch::channel(false);
+        let store = Arc::new(Store { objects: RwLock::new(BTreeMap::new()), synced: seen });
+        InformerBuilder { source, handlers: Vec::new(), store, synced }
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<ObjectKey, Arc<T>>> {
+        // Each change is complete before anything can panic.
+        self.0.objects.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The object with this key.
+    pub fn get(&self, key: &ObjectKey) -> Option<Arc<T>> {
+        self.read().get(key).cloned()
+    }
+
+    /// All objects, by key.
+    pub fn list(&self) -> Vec<Arc<T>> {
+        self.read().values().cloned().collect()
+    }
+
+    /// The objects of a namespace, by name.
+    pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<T>> {
+        let from = ObjectKey::new(namespace, "");
+        self.read()
+            .range(from..)
+            .take_while(|(key, _)| &*key.namespace == namespace)
+            .map(|(_, object)| object.clone())
+            .collect()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.read().len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether the first list is in the store.
+    pub fn has_synced(&self) -> bool {
+        *self.0.synced.borrow()
+    }
+
+    /// Returns once the first list is in the store and its handlers have been told.
+    pub async fn synced(&self) {
+        let mut synced = self.0.synced.clone();
+        // The sender ends with the informer; then there is nothing left to wait for.
+        let _ = synced.wait_for(|synced| *synced).await;
+    }
+}
+
+impl<T: Projection> InformerBuilder<T> {
+    /// Calls `handler` at each change, in order, after the store has it. It must not block: push a key into a queue.
+    pub fn on_change(mut self, handler: impl Fn(&Change<T>) + Send + Sync + 'static) -> Self {
+        self.handlers.push(Box::new(handler));
+        self
+    }
+
+    /// The store, to be read before and while it runs.
+    pub fn informer(&self) -> Informer<T> {
+        Informer(self.store.clone())
+    }
+
+    /// Follows the server until `shutdown`. The caller owns the future (spawn it into a set that is awaited).
+    pub async fn run(self, client: kube::Client, chance: Arc<dyn Chance>, shutdown: Shutdown) {
+        let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+        let mut from = None;
+        loop {
+            // Cancel-safe: the store changes only in between awaits.
+            let round = tokio::select! {
+                () = shutdown.requested() => return,
+                round = self.round(&client, &mut from) => round,
+            };
+            let wait = match round {
+                Ok(()) => {
+                    backoff.reset();
+                    continue;
+                }
+                Err(error) => {
+                    if matches!(error, Ended::Expired) {
+                        from = None;
+                    }
+                    let wait = backoff.next(&*chance);
+                    tracing::debug!(path = self.source.path, %error, ?wait, "the watch ended");
+                    wait
+                }
+            };
+            // Cancel-safe: both arms only wait.
+            tokio::select! { () = shutdown.requested() => return, () = tokio::time::sleep(wait) => {} }
+        }
+    }
+
+    /// Lists if there is no revision to go on from, then watches until the server ends it well.
+    async fn round(&self, client: &kube::Client, from: &mut Option<String>) -> Result<(), Ended> {
+        let revision = match from.take() {
+            Some(revision) => revision,
+            None => {
+                let revision = self.list(client).await?;
+                self.synced.send_replace(true);
+                revision
+            }
+        };
+        let mut last = revision;
+        let ended = self.watch(client, &mut last).await;
+        *from = Some(last);
+        ended
+    }
+
+    async fn list(&self, client: &kube::Client) -> Result<String, Ended> {
+        let mut fresh = BTreeMap::new();
+        let mut token = String::new();
+        let limit = PAGE.to_string();
+        loop {
+            // The first page may come from the server's cache; a continue token carries its own revision.
+            let revision = if token.is_empty() { "0" } else { "" };
+            let uri =
+                self.source.uri(&[("limit", &limit), ("continue", &token), ("resourceVersion", revision)]);
+            let body = fetch(client, &uri, self.source.accept).await?;
+            let page: Page<T> =
+                serde_json::from_slice(&body).map_err(|error| Ended::Broken(error.to_string()))?;
+            for object in page.items {
+                fresh.insert(object.meta().key(), Arc::new(object));
+            }
+            token = page.metadata.continue_token;
+            if token.is_empty() {
+                self.replace(fresh);
+                return Ok(page.metadata.resource_version);
+            }
+        }
+    }
+
+    /// Makes the store what a list said, telling the differences.
+    fn replace(&self, fresh: BTreeMap<ObjectKey, Arc<T>>) {
+        let old = std::mem::replace(&mut *self.write(), fresh.clone());
+        for (key, object) in &old {
+            if !fresh.contains_key(key) {
+                self.tell(Change::Deleted(object.clone()));
+            }
+        }
+        for (key, object) in fresh {
+            match old.get(&key) {
+                None => self.tell(Change::Added(object)),
+                Some(before) if before.meta().uid != object.meta().uid => {
+                    self.tell(Change::Deleted(before.clone()));
+                    self.tell(Change::Added(object));
+                }
+                Some(before) if before.meta().resource_version != object.meta().resource_version => {
+                    self.tell(Change::Updated { old: before.clone(), new: object });
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    async fn watch(&self, client: &kube::Client, last: &mut String) -> Result<(), Ended> {
+        let seconds = WATCH_SECONDS.to_string();
+        let uri = self.source.uri(&[
+            ("watch", "true"),
+            ("allowWatchBookmarks", "true"),
+            ("resourceVersion", last),
+            ("timeoutSeconds", &seconds),
+        ]);
+        let stream = client.request_stream(request(&uri, self.source.accept)).await.map_err(Ended::from)?;
+        let mut stream = Box::pin(stream);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let read = tokio::time::timeout(WATCH_LIMIT, stream.read_until(b'\n', &mut line)).await;
+            let count = read
+                .map_err(|_| Ended::Broken("nothing came".into()))?
+                .map_err(|error| Ended::Broken(error.to_string()))?;
+            if count == 0 {
+                return Ok(());
+            }
+            self.event(&line, last)?;
+        }
+    }
+
+    fn event(&self, line: &[u8], last: &mut String) -> Result<(), Ended> {
+        let event: Event<'_> =
+            serde_json::from_slice(line).map_err(|error| Ended::Broken(error.to_string()))?;
+        match event.kind {
+            "BOOKMARK" => {
+                let object: PartialObject = parse(event.object)?;
+                *last = object.metadata.resource_version.to_string();
+            }
+            "ADDED" | "MODIFIED" => {
+                let object: Arc<T> = Arc::new(parse(event.object)?);
+                *last = object.meta().resource_version.to_string();
+                let old = self.write().insert(object.meta().key(), object.clone());
+                self.tell(match old {
+                    Some(old) => Change::Updated { old, new: object },
+                    None => Change::Added(object),
+                });
+            }
+            "DELETED" => {
+                let object: Arc<T> = Arc::new(parse(event.object)?);
+                *last = object.meta().resource_version.to_string();
+                self.write().remove(&object.meta().key());
+                self.tell(Change::Deleted(object));
+            }
+            "ERROR" => {
+                let status: Failure = parse(event.object)?;
+                return Err(if status.code == 410 { Ended::Expired } else { Ended::Broken(status.message) });
+            }
+            other => return Err(Ended::Broken(format!("unknown event {other:?}"))),
+        }
+        Ok(())
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<ObjectKey, Arc<T>>> {
+        self.store.objects.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, change: Change<T>) {
+        for handler in &self.handlers {
+            handler(&change);
+        }
+    }
+}
+
+/// Why a round ended. All are retried.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    /// The revision is too old: list again.
+    #[error("the revision is too old")]
+    Expired,
+    /// Anything else.
+    #[error("{0}")]
+    Broken(String),
+}
+
+impl From<kube::Error> for Ended {
+    fn from(error: kube::Error) -> Ended {
+        match error {
+            kube::Error::Api(status) if status.code == 410 => Ended::Expired,
+            other => Ended::Broken(minik_component::chain(&other)),
+        }
+    }
+}
+
+fn request(uri: &str, accept: &str) -> Request<Vec<u8>> {
+    let mut request = Request::new(Vec::new());
+    // Paths are constants and queries are escaped; one that is neither asks for nothing that exists.
+    *request.uri_mut() = uri.parse().unwrap_or_default();
+    if let Ok(accept) = accept.parse() {
+        request.headers_mut().insert(http::header::ACCEPT, accept);
+    }
+    request
+}
+
+async fn fetch(client: &kube::Client, uri: &str, accept: &str) -> Result<Bytes, Ended> {
+    Ok(Bytes::from(client.request_text(request(uri, accept)).await?))
+}
+
+fn parse<T: DeserializeOwned>(object: &RawValue) -> Result<T, Ended> {
+    serde_json::from_str(object.get()).map_err(|error| Ended::Broken(error.to_string()))
+}
+
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct Failure {
+    #[serde(default)]
+    code: u16,
+    #[serde(default)]
+    message: String,
+}
+
+#[derive(Deserialize)]
+#[serde(bound = "T: DeserializeOwned")]
+struct Page<T> {
+    metadata: PageMeta,
+    #[serde(default = "Vec::new")]
+    items: Vec<T>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PageMeta {
+    #[serde(default)]
+    resource_version: String,
+    #[serde(default, rename = "continue")]
+    continue_token: String,
+}
