@@ -8,5 +8,8 @@
 //!
 //! Invariants: no tokio, no clock, no chance; `now` and ids are arguments. One fact table ([`facts`]) drives it all.
 
+pub mod decode;
 pub mod facts;
 pub mod field;
+pub mod quantity;
+pub mod time;

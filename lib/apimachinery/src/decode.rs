@@ -1,0 +1,362 @@
+//! Reading an object: JSON (or a tree) becomes the tree that decoding it into upstream's Go type and encoding it
+//! again would give.
+//!
+//! One visitor walks text and type together, so that unknown and duplicate fields are seen where they stand, and what
+//! is read is checked, made canonical and pruned in the same pass:
+//! - an empty value of a field that is no pointer and bears `omitempty` is absent; a struct held by value is always there;
+//! - `null` is absence; a list or map without `omitempty` that is absent is `null`;
+//! - quantities and times are canonical.
+
+use crate::facts::{Field, Kind, TypeId};
+use crate::quantity::Quantity;
+use crate::time;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fmt;
+
+/// Most unknown or duplicate fields that are remembered; one object gives no more warnings.
+const MOST_FINDINGS: usize = 100;
+
+/// A decoded object.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decoded {
+    /// The tree.
+    pub value: Value,
+    /// Unknown and duplicate fields, in the order of the text: `unknown field "spec.x"`.
+    pub findings: Vec<String>,
+}
+
+/// A text that is no object of its type. Final.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct DecodeError(String);
+
+/// Reads JSON text as an object of a type.
+///
+/// # Errors
+/// Malformed JSON, a value of the wrong type, an integer out of range, a malformed quantity, time or base64.
+pub fn decode(json: &[u8], ty: TypeId) -> Result<Decoded, DecodeError> {
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    let decoded = read(&mut reader, ty)?;
+    reader.end().map_err(|error| DecodeError(error.to_string()))?;
+    Ok(decoded)
+}
+
+/// Brings a tree (a patched object, a parsed YAML document) into the form of its type.
+///
+/// # Errors
+/// As [`decode`].
+pub fn normalize(tree: Value, ty: TypeId) -> Result<Decoded, DecodeError> {
+    read(tree, ty)
+}
+
+/// Reads from anything that serde can read.
+///
+/// # Errors
+/// As [`decode`].
+pub fn read<'de, D: Deserializer<'de>>(reader: D, ty: TypeId) -> Result<Decoded, DecodeError> {
+    let cx = Context::default();
+    let value = Seed { kind: Kind::Struct(ty), cx: &cx }
+        .deserialize(reader)
+        .map_err(|error| DecodeError(error.to_string()))?;
+    let value = if value.is_null() { zero(Kind::Struct(ty)) } else { value };
+    Ok(Decoded { value, findings: cx.findings.into_inner() })
+}
+
+/// The zero value of a kind, as it would be encoded.
+pub fn zero(kind: Kind) -> Value {
+    match kind {
+        Kind::Bool => Value::Bool(false),
+        Kind::Int32 | Kind::Int64 | Kind::Float | Kind::IntOrString => Value::from(0),
+        Kind::String => Value::from(""),
+        Kind::Quantity => Value::from("0"),
+        Kind::Struct(ty) => finish(ty, Map::new()),
+        Kind::Bytes
+        | Kind::Time
+        | Kind::MicroTime
+        | Kind::Fields
+        | Kind::Raw
+        | Kind::Any
+        | Kind::List(_)
+        | Kind::Map(_) => Value::Null,
+    }
+}
+
+#[derive(Default)]
+struct Context {
+    path: RefCell<Vec<Step>>,
+    findings: RefCell<Vec<String>>,
+}
+
+enum Step {
+    Field(String),
+    Index(usize),
+    Key(String),
+}
+
+impl Context {
+    fn path(&self) -> String {
+        let mut text = String::new();
+        for step in self.path.borrow().iter() {
+            match step {
+                Step::Field(name) if text.is_empty() => text.push_str(name),
+                Step::Field(name) => text.push_str(&format!(".{name}")),
+                Step::Index(at) => text.push_str(&format!("[{at}]")),
+                Step::Key(key) => text.push_str(&format!("[{key}]")),
+            }
+        }
+        text
+    }
+
+    fn within<T>(&self, step: Step, read: impl FnOnce() -> T) -> T {
+        self.path.borrow_mut().push(step);
+        let result = read();
+        self.path.borrow_mut().pop();
+        result
+    }
+
+    fn find(&self, what: &str, name: &str) {
+        let mut findings = self.findings.borrow_mut();
+        if findings.len() < MOST_FINDINGS {
+            let path = self.path();
+            let dot = if path.is_empty() { "" } else { "." };
+            findings.push(format!("{what} field \"{path}{dot}{name}\""));
+        }
+    }
+}
+
+/// Reads one value of a kind; `null` gives [`Value::Null`], whose meaning the holder knows.
+#[derive(Clone, Copy)]
+struct Seed<'a> {
+    kind: Kind,
+    cx: &'a Context,
+}
+
+impl Seed<'_> {
+    fn wrong<E: serde::de::Error>(&self, found: &str) -> E {
+        let path = self.cx.path();
+        let place = if path.is_empty() { String::new() } else { format!("field {path} of ") };
+        E::custom(format!("json: cannot unmarshal {found} into {place}type {}", type_name(self.kind)))
+    }
+
+    fn bad<E: serde::de::Error>(&self, problem: impl fmt::Display) -> E {
+        E::custom(format!("{}: {problem}", self.cx.path()))
+    }
+}
+
+fn type_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Bool => "bool",
+        Kind::Int32 => "int32",
+        Kind::Int64 => "int64",
+        Kind::Float => "float64",
+        Kind::String => "string",
+        Kind::Bytes => "[]uint8",
+        Kind::Quantity => "resource.Quantity",
+        Kind::IntOrString => "intstr.IntOrString",
+        Kind::Time => "v1.Time",
+        Kind::MicroTime => "v1.MicroTime",
+        Kind::Fields => "v1.FieldsV1",
+        Kind::Raw => "runtime.RawExtension",
+        Kind::Any => "JSON",
+        Kind::Struct(ty) => ty.facts().go.rsplit('/').next().unwrap_or_default(),
+        Kind::List(_) => "list",
+        Kind::Map(_) => "map",
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Seed<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        match self.kind {
+            Kind::Any | Kind::Raw | Kind::Fields => serde::Deserialize::deserialize(deserializer),
+            _ => deserializer.deserialize_any(self),
+        }
+    }
+}
+
+impl<'de> Visitor<'de> for Seed<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(type_name(self.kind))
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E: serde::de::Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        self.deserialize(deserializer)
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Value, E> {
+        if self.kind == Kind::Bool { Ok(value.into()) } else { Err(self.wrong("bool")) }
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Value, E> {
+        match self.kind {
+            Kind::Int32 | Kind::IntOrString if i32::try_from(value).is_err() => {
+                Err(self.wrong(&format!("number {value}")))
+            }
+            Kind::Int32 | Kind::Int64 | Kind::IntOrString | Kind::Float => Ok(value.into()),
+            Kind::Quantity => quantity(self, &value.to_string()),
+            _ => Err(self.wrong("number")),
+        }
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Value, E> {
+        match i64::try_from(value) {
+            Ok(value) => self.visit_i64(value),
+            Err(_) if self.kind == Kind::Quantity => quantity(self, &value.to_string()),
+            Err(_) if self.kind == Kind::Float => Ok(value.into()),
+            Err(_) => Err(self.wrong(&format!("number {value}"))),
+        }
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+        match self.kind {
+            Kind::Float if value.fract() == 0.0 && value.abs() < 1e15 => Ok((value as i64).into()),
+            Kind::Float => Ok(value.into()),
+            Kind::Quantity => quantity(self, &value.to_string()),
+            _ => Err(self.wrong(&format!("number {value}"))),
+        }
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Value, E> {
+        match self.kind {
+            Kind::String | Kind::IntOrString => Ok(text.into()),
+            Kind::Quantity => quantity(self, text),
+            Kind::Time => time::canonical_seconds(text).map(Value::from).map_err(|error| self.bad(error)),
+            Kind::MicroTime => time::canonical_micros(text).map(Value::from).map_err(|error| self.bad(error)),
+            Kind::Bytes => {
+                // Go skips line ends within base64.
+                let compact: String = text.chars().filter(|c| !matches!(c, '\n' | '\r')).collect();
+                let bytes = STANDARD
+                    .decode(&compact)
+                    .map_err(|error| self.bad::<E>(format!("illegal base64 data: {error}")))?;
+                Ok(STANDARD.encode(bytes).into())
+            }
+            _ => Err(self.wrong("string")),
+        }
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let Kind::List(element) = self.kind else { return Err(self.wrong("array")) };
+        let seed = Seed { kind: *element, cx: self.cx };
+        let mut items = Vec::new();
+        while let Some(item) = self.cx.within(Step::Index(items.len()), || seq.next_element_seed(seed))? {
+            items.push(if item.is_null() { zero(*element) } else { item });
+        }
+        Ok(Value::Array(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Value, A::Error> {
+        match self.kind {
+            Kind::Map(value) => self.entries(*value, map),
+            Kind::Struct(ty) => self.fields(ty, map),
+            _ => Err(self.wrong("object")),
+        }
+    }
+}
+
+fn quantity<E: serde::de::Error>(seed: Seed<'_>, text: &str) -> Result<Value, E> {
+    let quantity: Quantity = text.trim().parse().map_err(|error| seed.bad::<E>(error))?;
+    Ok(quantity.to_string().into())
+}
+
+impl Seed<'_> {
+    fn entries<'de, A: MapAccess<'de>>(self, kind: Kind, mut map: A) -> Result<Value, A::Error> {
+        let seed = Seed { kind, cx: self.cx };
+        let mut entries = Map::new();
+        while let Some(key) = map.next_key::<String>()? {
+            if entries.contains_key(&key) {
+                self.cx.find("duplicate", &key);
+            }
+            let value = self.cx.within(Step::Key(key.clone()), || map.next_value_seed(seed))?;
+            entries.insert(key, if value.is_null() { zero(kind) } else { value });
+        }
+        Ok(Value::Object(entries))
+    }
+
+    fn fields<'de, A: MapAccess<'de>>(self, ty: TypeId, mut map: A) -> Result<Value, A::Error> {
+        let mut found = Map::new();
+        let mut seen: BTreeSet<&'static str> = BTreeSet::new();
+        while let Some(name) = map.next_key::<String>()? {
+            let Some(field) = ty.field(&name) else {
+                self.cx.find("unknown", &name);
+                map.next_value::<serde::de::IgnoredAny>()?;
+                continue;
+            };
+            if !seen.insert(field.json) {
+                self.cx.find("duplicate", &name);
+            }
+            let seed = Seed { kind: field.kind, cx: self.cx };
+            let value = self.cx.within(Step::Field(name), || map.next_value_seed(seed))?;
+            if value.is_null() {
+                continue;
+            }
+            found.insert(field.json.to_owned(), value);
+        }
+        Ok(finish(ty, found))
+    }
+}
+
+/// Completes and prunes the fields of a struct.
+fn finish(ty: TypeId, mut found: Map<String, Value>) -> Value {
+    for field in ty.facts().fields {
+        match found.get(field.json) {
+            Some(value) if !field.pointer() && field.omitempty() && is_empty(field.kind, value) => {
+                found.remove(field.json);
+            }
+            Some(_) => {}
+            None => {
+                if let Some(value) = absent(field) {
+                    found.insert(field.json.to_owned(), value);
+                }
+            }
+        }
+    }
+    Value::Object(found)
+}
+
+/// What stands for a field that is not there, if anything does.
+fn absent(field: &Field) -> Option<Value> {
+    if field.pointer() {
+        return (!field.omitempty()).then_some(Value::Null);
+    }
+    let by_value = matches!(
+        field.kind,
+        Kind::Struct(_)
+            | Kind::Quantity
+            | Kind::IntOrString
+            | Kind::Time
+            | Kind::MicroTime
+            | Kind::Raw
+            | Kind::Any
+    );
+    // Go's omitempty has no effect on structs, which these are; omitzero has.
+    let shown = if by_value { !field.omitzero() } else { !field.omitempty() };
+    shown.then(|| zero(field.kind))
+}
+
+fn is_empty(kind: Kind, value: &Value) -> bool {
+    match (kind, value) {
+        (Kind::Struct(_) | Kind::Quantity | Kind::IntOrString | Kind::Raw | Kind::Any, _) => false,
+        (_, Value::Null | Value::Bool(false)) => true,
+        (_, Value::Number(number)) => number.as_f64() == Some(0.0),
+        (_, Value::String(text)) => text.is_empty(),
+        (_, Value::Array(items)) => items.is_empty(),
+        (_, Value::Object(fields)) => fields.is_empty(),
+        _ => false,
+    }
+}

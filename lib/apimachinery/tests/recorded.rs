@@ -1,0 +1,148 @@
+//! What a stock apiserver stored and answered is already in the form of its types: decoding must not change it.
+
+use minik_apimachinery::{decode, facts};
+use serde_json::Value;
+use std::path::PathBuf;
+
+fn recordings() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/upstream-1.37"))
+}
+
+fn check(object: &Value, place: &str, failures: &mut Vec<String>) {
+    let text = |name: &str| object[name].as_str().unwrap_or_default();
+    let Some(ty) = facts::kind(text("apiVersion"), text("kind")) else {
+        failures.push(format!("{place}: unknown kind {} {}", text("apiVersion"), text("kind")));
+        return;
+    };
+    match decode::decode(object.to_string().as_bytes(), ty) {
+        Err(error) => failures.push(format!("{place}: {error}")),
+        Ok(decoded) if decoded.value != *object => {
+            failures.push(format!("{place}:\n  was {object}\n  is  {}", decoded.value));
+        }
+        Ok(decoded) if !decoded.findings.is_empty() => {
+            failures.push(format!("{place}: {:?}", decoded.findings))
+        }
+        Ok(_) => {}
+    }
+}
+
+#[test]
+fn objects_as_created_are_unchanged() {
+    let mut failures = Vec::new();
+    let mut total = 0;
+    for entry in std::fs::read_dir(recordings().join("cases")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let first: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        let mut object = first["created"].clone();
+        stand_ins(&mut object);
+        total += 1;
+        check(&object, &path.file_name().unwrap().to_string_lossy(), &mut failures);
+    }
+    assert!(
+        total > 60 && failures.is_empty(),
+        "{} of {total} changed:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+}
+
+/// Times and node ports stand under a name in the recordings.
+fn stand_ins(value: &mut Value) {
+    match value {
+        Value::String(text) if text == "NODEPORT" => *value = 31234.into(),
+        Value::String(text) if text == "NOW" => *text = "2026-01-01T00:00:00Z".into(),
+        Value::Array(items) => items.iter_mut().for_each(stand_ins),
+        Value::Object(fields) => fields.values_mut().for_each(stand_ins),
+        _ => {}
+    }
+}
+
+/// Cases that fail before anything but the type matters: 400 for a value of the wrong type.
+#[test]
+fn values_of_the_wrong_type_are_refused_where_stock_refuses_them() {
+    let (mut total, mut failures) = (0, Vec::new());
+    for entry in std::fs::read_dir(recordings().join("cases")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let base = lines.next().unwrap()["created"].clone();
+        let version = |name: &str| base[name].as_str().unwrap_or_default().to_owned();
+        let ty = facts::kind(&version("apiVersion"), &version("kind")).unwrap();
+        for case in lines.filter(|case| case["op"] == "create" && case["strict"] != true) {
+            let mut object = base.clone();
+            stand_ins(&mut object);
+            set(&mut object, &case);
+            let at = case["at"].as_array().map(|at| at.as_slice()).unwrap_or_default();
+            // A changed version, kind or namespace is another question than the types of fields.
+            if at.first().is_some_and(|first| first == "apiVersion" || first == "kind")
+                || *at == ["metadata", "namespace"]
+            {
+                continue;
+            }
+            let refused = decode::decode(object.to_string().as_bytes(), ty).is_err();
+            // Other 400s come from behind the decoder; what was accepted or judged invalid must decode.
+            if case["code"] != 400 {
+                total += 1;
+                if refused {
+                    failures.push(format!("{}: {case}", path.file_name().unwrap().to_string_lossy()));
+                }
+            } else if is_type_error(&case) {
+                total += 1;
+                if !refused {
+                    failures
+                        .push(format!("{}: accepted {case}", path.file_name().unwrap().to_string_lossy()));
+                }
+            }
+        }
+    }
+    println!("decode: {} passed of {total}", total - failures.len());
+    assert!(
+        failures.is_empty(),
+        "{} of {total}:\n{}",
+        failures.len(),
+        failures[..failures.len().min(40)].join("\n")
+    );
+}
+
+fn is_type_error(case: &Value) -> bool {
+    case["reason"] == "BadRequest" && case["causes"].is_null()
+}
+
+fn set(object: &mut Value, case: &Value) {
+    let mut at = object;
+    let path: Vec<Value> = case["at"].as_array().unwrap().clone();
+    for (depth, step) in path.iter().enumerate() {
+        let last = depth + 1 == path.len();
+        match step {
+            Value::String(name) if name == "+" => {
+                if let Some(list) = at.as_array_mut() {
+                    list.push(case["value"].clone());
+                }
+                return;
+            }
+            Value::String(name) => {
+                if last && case["remove"] == true {
+                    if let Some(fields) = at.as_object_mut() {
+                        fields.remove(name);
+                    }
+                    return;
+                }
+                if !at.is_object() {
+                    *at = Value::Object(Default::default());
+                }
+                at = at.as_object_mut().unwrap().entry(name.clone()).or_insert(Value::Null);
+            }
+            Value::Number(index) => {
+                let index = index.as_u64().unwrap() as usize;
+                if last && case["remove"] == true {
+                    at.as_array_mut().unwrap().remove(index);
+                    return;
+                }
+                at = &mut at[index];
+            }
+            _ => panic!("a path of names and numbers: {case}"),
+        }
+    }
+    *at = case["value"].clone();
+}
