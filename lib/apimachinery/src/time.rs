@@ -12,8 +12,13 @@ pub fn canonical_seconds(text: &str) -> Result<Option<String>, TimeError> {
     Ok(parse(text)?.filter(|time| !is_zero(*time)).map(seconds))
 }
 
-/// A time as a `MicroTime` field has it.
+/// A time as a `MicroTime` field has it; it must be written with six decimals.
 pub fn canonical_micros(text: &str) -> Result<Option<String>, TimeError> {
+    let decimals =
+        text.split_once('.').map_or(0, |(_, rest)| rest.bytes().take_while(u8::is_ascii_digit).count());
+    if decimals != 6 {
+        return Err(TimeError(text.to_owned()));
+    }
     Ok(parse(text)?.filter(|time| !is_zero(*time)).map(micros))
 }
 
@@ -72,7 +77,7 @@ mod tests {
         assert_eq!(seconds("2024-05-01T10:00:00.987Z").as_deref(), Some("2024-05-01T10:00:00Z"));
         assert_eq!(seconds("0001-01-01T00:00:00Z"), None);
         assert_eq!(
-            canonical_micros("2024-05-01T10:00:00.987Z").unwrap().as_deref(),
+            canonical_micros("2024-05-01T10:00:00.987000Z").unwrap().as_deref(),
             Some("2024-05-01T10:00:00.987000Z")
         );
     }
