@@ -87,6 +87,14 @@ pub enum ClientError {
     /// A call failed; retryable unless the server refused it.
     #[error("the apiserver did not answer as hoped")]
     Call(#[from] kube::Error),
+    /// No answer came in time. Retryable.
+    #[error("{what}: no answer within {seconds} s")]
+    Late {
+        /// The call.
+        what: String,
+        /// The deadline.
+        seconds: u64,
+    },
 }
 
 /// A client of the server that `access` describes; `namespace` is that of calls which name none. No connection is

@@ -1,9 +1,9 @@
 //! Shared informers: one list and watch per kind per process, a store of projections, changes told to handlers.
 //!
 //! ```text
-//!  list ──> replace the store ──> watch from its revision ──> Change ──> handlers (push keys into queues)
-//!    ^                                  │ ended: watch again from the last revision (bookmarks move it on)
-//!    └──────── 410, too old ────────────┘
+//!  initial events, or a list ──> replace the store ──> watch on ──> Change ──> handlers (push keys into queues)
+//!    ^                                                  │ ended: again from the last revision (bookmarks move it on)
+//!    └──────────────────── 410, too old ────────────────┘
 //! ```
 //!
 //! The concept: <https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes>
@@ -29,6 +29,12 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 const WATCH_SECONDS: u64 = 590;
 /// A watch on which nothing at all came for longer than it may last is dead.
 const WATCH_LIMIT: Duration = Duration::from_secs(WATCH_SECONDS + 30);
+/// A server that ignores the wish for initial events says nothing about their end; then they are listed.
+const INITIAL_WITHIN: Duration = Duration::from_secs(15);
+/// A watch without events that was shorter than this counts as failed.
+const SHORT_WATCH: Duration = Duration::from_secs(1);
+/// Marks the bookmark after the last initial event.
+const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 /// Namespace (empty for cluster-wide kinds) and name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Deserialize)]
@@ -213,6 +219,16 @@ impl<T> Change<T> {
     }
 }
 
+type Fresh<T> = BTreeMap<ObjectKey, Arc<T>>;
+
+/// How far an informer has come.
+struct Progress {
+    /// The revision to watch on from.
+    from: Option<String>,
+    /// Whether the server may know watches that begin with all objects.
+    streams: bool,
+}
+
 type Handler<T> = Box<dyn Fn(&Change<T>) + Send + Sync>;
 
 /// An informer before it runs.
@@ -308,12 +324,12 @@ impl<T: Projection> InformerBuilder<T> {
     /// Follows the server until `shutdown`. The caller owns the future (spawn it into a set that is awaited).
     pub async fn run(self, client: kube::Client, chance: Arc<dyn Chance>, shutdown: Shutdown) {
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
-        let mut from = None;
+        let mut progress = Progress { from: None, streams: true };
         loop {
             // Cancel-safe: the store changes only in between awaits.
             let round = tokio::select! {
                 () = shutdown.requested() => return,
-                round = self.round(&client, &mut from) => round,
+                round = self.round(&client, &mut progress) => round,
             };
             let wait = match round {
                 Ok(()) => {
@@ -322,7 +338,7 @@ impl<T: Projection> InformerBuilder<T> {
                 }
                 Err(error) => {
                     if matches!(error, Ended::Expired) {
-                        from = None;
+                        progress.from = None;
                     }
                     let wait = backoff.next(&*chance);
                     tracing::debug!(path = self.source.path, %error, ?wait, "the watch ended");
@@ -334,20 +350,19 @@ impl<T: Projection> InformerBuilder<T> {
         }
     }
 
-    /// Lists if there is no revision to go on from, then watches until the server ends it well.
-    async fn round(&self, client: &kube::Client, from: &mut Option<String>) -> Result<(), Ended> {
-        let revision = match from.take() {
-            Some(revision) => revision,
-            None => {
-                let revision = self.list(client).await?;
-                self.synced.send_replace(true);
-                revision
+    /// Watches on, or from nothing: by a watch that begins with all objects, or by a list and a watch.
+    async fn round(&self, client: &kube::Client, progress: &mut Progress) -> Result<(), Ended> {
+        if progress.from.is_none() && progress.streams {
+            match self.watch(client, progress).await {
+                Err(Ended::NoInitialEvents) => progress.streams = false,
+                other => return other,
             }
-        };
-        let mut last = revision;
-        let ended = self.watch(client, &mut last).await;
-        *from = Some(last);
-        ended
+        }
+        if progress.from.is_none() {
+            progress.from = Some(self.list(client).await?);
+            self.synced.send_replace(true);
+        }
+        self.watch(client, progress).await
     }
 
     async fn list(&self, client: &kube::Client) -> Result<String, Ended> {
@@ -374,7 +389,7 @@ impl<T: Projection> InformerBuilder<T> {
     }
 
     /// Makes the store what a list said, telling the differences.
-    fn replace(&self, fresh: BTreeMap<ObjectKey, Arc<T>>) {
+    fn replace(&self, fresh: Fresh<T>) {
         let old = std::mem::replace(&mut *self.write(), fresh.clone());
         for (key, object) in &old {
             if !fresh.contains_key(key) {
@@ -396,58 +411,105 @@ impl<T: Projection> InformerBuilder<T> {
         }
     }
 
-    async fn watch(&self, client: &kube::Client, last: &mut String) -> Result<(), Ended> {
-        let seconds = WATCH_SECONDS.to_string();
-        let uri = self.source.uri(&[
-            ("watch", "true"),
-            ("allowWatchBookmarks", "true"),
-            ("resourceVersion", last),
-            ("timeoutSeconds", &seconds),
-        ]);
-        let stream = client.request_stream(request(&uri, self.source.accept)).await.map_err(Ended::from)?;
+    async fn watch(&self, client: &kube::Client, progress: &mut Progress) -> Result<(), Ended> {
+        let mut initial = progress.from.is_none().then(BTreeMap::new);
+        let stream = self.open(client, progress).await?;
         let mut stream = Box::pin(stream);
-        let mut line = Vec::new();
+        let (mut line, mut events) = (Vec::new(), 0u64);
+        let started = tokio::time::Instant::now();
         loop {
             line.clear();
-            let read = tokio::time::timeout(WATCH_LIMIT, stream.read_until(b'\n', &mut line)).await;
-            let count = read
-                .map_err(|_| Ended::Broken("nothing came".into()))?
-                .map_err(|error| Ended::Broken(error.to_string()))?;
-            if count == 0 {
-                return Ok(());
+            let limit = if initial.is_some() { INITIAL_WITHIN } else { WATCH_LIMIT };
+            let read = tokio::time::timeout(limit, stream.read_until(b'\n', &mut line)).await;
+            let count = match read {
+                Ok(read) => read.map_err(|error| Ended::Broken(error.to_string()))?,
+                Err(_) if initial.is_some() => return Err(Ended::NoInitialEvents),
+                Err(_) => return Err(Ended::Broken("nothing came".into())),
+            };
+            match count {
+                0 if initial.is_some() => {
+                    return Err(Ended::Broken("ended before its initial events".into()));
+                }
+                // A server that ends watches at once is not asked again at once.
+                0 if events == 0 && started.elapsed() < SHORT_WATCH => {
+                    return Err(Ended::Broken("ended at once".into()));
+                }
+                0 => return Ok(()),
+                _ => self.event(&line, &mut initial, &mut progress.from)?,
             }
-            self.event(&line, last)?;
+            events += 1;
         }
     }
 
-    fn event(&self, line: &[u8], last: &mut String) -> Result<(), Ended> {
+    async fn open(
+        &self,
+        client: &kube::Client,
+        progress: &Progress,
+    ) -> Result<impl futures::AsyncBufRead + use<T>, Ended> {
+        let seconds = WATCH_SECONDS.to_string();
+        let always =
+            [("watch", "true"), ("allowWatchBookmarks", "true"), ("timeoutSeconds", seconds.as_str())];
+        let begin = match &progress.from {
+            Some(from) => vec![("resourceVersion", from.as_str())],
+            None => vec![("sendInitialEvents", "true"), ("resourceVersionMatch", "NotOlderThan")],
+        };
+        let uri = self.source.uri(&[&always, begin.as_slice()].concat());
+        let opened = client.request_stream(request(&uri, self.source.accept)).await;
+        opened.map_err(|error| match error {
+            // A server that does not know the parameter refuses it.
+            kube::Error::Api(status) if progress.from.is_none() && matches!(status.code, 400 | 422) => {
+                Ended::NoInitialEvents
+            }
+            other => Ended::from(other),
+        })
+    }
+
+    /// Takes one line of a watch. While `initial` is some, objects are collected there instead of in the store.
+    fn event(
+        &self,
+        line: &[u8],
+        initial: &mut Option<Fresh<T>>,
+        from: &mut Option<String>,
+    ) -> Result<(), Ended> {
         let event: Event<'_> =
             serde_json::from_slice(line).map_err(|error| Ended::Broken(error.to_string()))?;
-        match event.kind {
-            "BOOKMARK" => {
-                let object: PartialObject = parse(event.object)?;
-                *last = object.metadata.resource_version.to_string();
+        if event.kind == "ERROR" {
+            let status: Failure = parse(event.object)?;
+            return Err(if status.code == 410 { Ended::Expired } else { Ended::Broken(status.message) });
+        }
+        if event.kind == "BOOKMARK" {
+            let bookmark: Bookmark = parse(event.object)?;
+            if initial.is_some() && !bookmark.metadata.annotations.contains_key(INITIAL_EVENTS_END) {
+                return Ok(());
             }
-            "ADDED" | "MODIFIED" => {
-                let object: Arc<T> = Arc::new(parse(event.object)?);
-                *last = object.meta().resource_version.to_string();
-                let old = self.write().insert(object.meta().key(), object.clone());
+            if let Some(fresh) = initial.take() {
+                self.replace(fresh);
+                self.synced.send_replace(true);
+            }
+            *from = Some(bookmark.metadata.resource_version);
+            return Ok(());
+        }
+        let object: Arc<T> = Arc::new(parse(event.object)?);
+        let key = object.meta().key();
+        match (event.kind, initial.as_mut()) {
+            ("ADDED" | "MODIFIED", Some(fresh)) => drop(fresh.insert(key, object)),
+            ("DELETED", Some(fresh)) => drop(fresh.remove(&key)),
+            ("ADDED" | "MODIFIED", None) => {
+                *from = Some(object.meta().resource_version.to_string());
+                let old = self.write().insert(key, object.clone());
                 self.tell(match old {
                     Some(old) => Change::Updated { old, new: object },
                     None => Change::Added(object),
                 });
             }
-            "DELETED" => {
-                let object: Arc<T> = Arc::new(parse(event.object)?);
-                *last = object.meta().resource_version.to_string();
-                self.write().remove(&object.meta().key());
-                self.tell(Change::Deleted(object));
+            ("DELETED", None) => {
+                *from = Some(object.meta().resource_version.to_string());
+                // One that was never seen is nobody's loss.
+                if self.write().remove(&key).is_some() {
+                    self.tell(Change::Deleted(object));
+                }
             }
-            "ERROR" => {
-                let status: Failure = parse(event.object)?;
-                return Err(if status.code == 410 { Ended::Expired } else { Ended::Broken(status.message) });
-            }
-            other => return Err(Ended::Broken(format!("unknown event {other:?}"))),
+            (other, _) => return Err(Ended::Broken(format!("unknown event {other:?}"))),
         }
         Ok(())
     }
@@ -466,6 +528,9 @@ impl<T: Projection> InformerBuilder<T> {
 /// Why a round ended. All are retried.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
+    /// The server sends no initial events: list instead.
+    #[error("the server sends no initial events")]
+    NoInitialEvents,
     /// The revision is too old: list again.
     #[error("the revision is too old")]
     Expired,
@@ -507,6 +572,19 @@ struct Event<'a> {
     kind: &'a str,
     #[serde(borrow)]
     object: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct Bookmark {
+    metadata: BookmarkMeta,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct BookmarkMeta {
+    resource_version: String,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]

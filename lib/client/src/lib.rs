@@ -12,13 +12,18 @@
 //! - Nothing here draws on a global clock or on global chance: both are passed in.
 
 mod backoff;
+pub mod call;
 mod connect;
+mod election;
+mod events;
 mod informer;
 mod kubeconfig;
 mod queue;
 
 pub use backoff::Backoff;
 pub use connect::{ClientError, Identity, ServerAccess, connect, over};
+pub use election::{Elector, ElectorConfig, Led};
+pub use events::{EventApi, EventRecorder, EventType, EventWriter, ObjectRef, Reporter};
 pub use informer::{
     Change, Informer, InformerBuilder, Meta, ObjectKey, OwnerRef, PartialObject, Projection, Source,
 };

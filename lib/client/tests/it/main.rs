@@ -1,0 +1,5 @@
+//! The client against an apiserver in memory.
+
+mod election;
+mod fake;
+mod informer;
