@@ -9,6 +9,7 @@
 //! Invariants: no tokio, no clock, no chance; `now` and ids are arguments. One fact table ([`facts`]) drives it all.
 
 pub mod decode;
+pub mod defaults;
 pub mod facts;
 pub mod field;
 pub mod quantity;
