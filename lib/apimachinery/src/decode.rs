@@ -46,6 +46,18 @@ pub fn decode(json: &[u8], ty: TypeId) -> Result<Decoded, DecodeError> {
     Ok(decoded)
 }
 
+/// Reads JSON text without a type, such as a patch; the findings are its duplicate fields.
+///
+/// # Errors
+/// Malformed JSON.
+pub fn parse(json: &[u8]) -> Result<Decoded, DecodeError> {
+    let cx = Context::default();
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    let value = Untyped(&cx).deserialize(&mut reader).map_err(|error| DecodeError(error.to_string()))?;
+    reader.end().map_err(|error| DecodeError(error.to_string()))?;
+    Ok(Decoded { value, findings: cx.findings.into_inner() })
+}
+
 /// Brings a tree (a patched object, a parsed YAML document) into the form of its type.
 ///
 /// # Errors
@@ -145,6 +157,70 @@ impl Seed<'_> {
 
     fn bad<E: serde::de::Error>(&self, problem: impl fmt::Display) -> E {
         E::custom(format!("{}: {problem}", self.cx.path()))
+    }
+}
+
+/// Reads any value and finds duplicate fields.
+#[derive(Clone, Copy)]
+struct Untyped<'a>(&'a Context);
+
+impl<'de> DeserializeSeed<'de> for Untyped<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Untyped<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Value, E> {
+        Ok(text.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = self.0.within(Step::Index(items.len()), || seq.next_element_seed(self))? {
+            items.push(item);
+        }
+        Ok(Value::Array(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut fields = Map::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if fields.contains_key(&name) {
+                self.0.find("duplicate", &name);
+            }
+            let value = self.0.within(Step::Field(name.clone()), || map.next_value_seed(self))?;
+            fields.insert(name, value);
+        }
+        Ok(Value::Object(fields))
     }
 }
 

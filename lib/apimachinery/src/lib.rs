@@ -12,5 +12,6 @@ pub mod decode;
 pub mod defaults;
 pub mod facts;
 pub mod field;
+pub mod patch;
 pub mod quantity;
 pub mod time;
