@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use minik_apimachinery::field::ErrorList;
 use serde_json::Value;
 
-use crate::meta::{self, NameRule};
+use crate::meta::{self, MetaRules, NameRule};
 use crate::{Column, Resource};
 
 /// What a write goes to: the object itself or one of its subresources that change it.
@@ -75,9 +75,15 @@ pub trait Strategy: Send + Sync {
     /// Drops what a creator cannot set and fills in what a new object starts with (status, generation, conditions).
     fn prepare_create(&self, _obj: &mut Value, _cx: &Context<'_>) {}
 
-    /// Which names objects may have.
-    fn name_rule(&self) -> NameRule {
-        NameRule::DnsSubdomain
+    /// How metadata is checked.
+    fn meta_rules(&self) -> MetaRules {
+        MetaRules::new(NameRule::DnsSubdomain)
+    }
+
+    /// How metadata is checked when this part changes.
+    fn update_meta_rules(&self, part: Part) -> MetaRules {
+        let rules = self.meta_rules();
+        MetaRules { full_on_update: rules.full_on_update && part == Part::Main, ..rules }
     }
 
     /// Everything that is wrong with a new object besides its metadata; callers use `dyn Strategy`'s `check_create`.
@@ -147,14 +153,17 @@ pub trait Strategy: Send + Sync {
 impl dyn Strategy {
     /// Everything that is wrong with a new, prepared object.
     pub fn check_create(&self, obj: &Value, cx: &Context<'_>) -> ErrorList {
-        let mut errors = meta::validate(obj, self.resource(), self.name_rule());
-        errors.extend(self.validate_create(obj, cx));
+        let rules = self.meta_rules();
+        let mut errors = self.validate_create(obj, cx);
+        if !rules.generic_only || errors.is_empty() {
+            errors.extend(meta::validate(obj, self.resource(), rules));
+        }
         errors
     }
 
     /// Everything that is wrong with a prepared change.
     pub fn check_update(&self, part: Part, obj: &Value, old: &Value, cx: &Context<'_>) -> ErrorList {
-        let mut errors = meta::validate_update(obj, old, self.resource(), self.name_rule());
+        let mut errors = meta::validate_update(obj, old, self.resource(), self.update_meta_rules(part));
         errors.extend(self.validate_update(part, obj, old, cx));
         errors
     }

@@ -1,7 +1,7 @@
 //! SelfSubjectReview: answered, never stored.
 
 use crate::resource::*;
-use crate::{NameRule, Strategy};
+use crate::{MetaRules, NameRule, Strategy};
 
 const RESOURCE: Resource = Resource {
     singular: "selfsubjectreview",
@@ -16,7 +16,7 @@ impl Strategy for SelfSubjectReview {
         &RESOURCE
     }
 
-    fn name_rule(&self) -> NameRule {
-        NameRule::Unchecked
+    fn meta_rules(&self) -> MetaRules {
+        MetaRules::new(NameRule::Unchecked)
     }
 }

@@ -1,7 +1,7 @@
 //! TokenReview: answered, never stored.
 
 use crate::resource::*;
-use crate::{NameRule, Strategy};
+use crate::{MetaRules, NameRule, Strategy};
 
 const RESOURCE: Resource = Resource {
     singular: "tokenreview",
@@ -16,7 +16,7 @@ impl Strategy for TokenReview {
         &RESOURCE
     }
 
-    fn name_rule(&self) -> NameRule {
-        NameRule::Unchecked
+    fn meta_rules(&self) -> MetaRules {
+        MetaRules::new(NameRule::Unchecked)
     }
 }

@@ -1,7 +1,7 @@
 //! LocalSubjectAccessReview: answered, never stored.
 
 use crate::resource::*;
-use crate::{NameRule, Strategy};
+use crate::{MetaRules, NameRule, Strategy};
 
 const RESOURCE: Resource = Resource {
     singular: "localsubjectaccessreview",
@@ -17,7 +17,7 @@ impl Strategy for LocalSubjectAccessReview {
         &RESOURCE
     }
 
-    fn name_rule(&self) -> NameRule {
-        NameRule::Unchecked
+    fn meta_rules(&self) -> MetaRules {
+        MetaRules::new(NameRule::Unchecked)
     }
 }

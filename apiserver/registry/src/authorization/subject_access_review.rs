@@ -1,7 +1,7 @@
 //! SubjectAccessReview: answered, never stored.
 
 use crate::resource::*;
-use crate::{NameRule, Strategy};
+use crate::{MetaRules, NameRule, Strategy};
 
 const RESOURCE: Resource = Resource {
     singular: "subjectaccessreview",
@@ -16,7 +16,7 @@ impl Strategy for SubjectAccessReview {
         &RESOURCE
     }
 
-    fn name_rule(&self) -> NameRule {
-        NameRule::Unchecked
+    fn meta_rules(&self) -> MetaRules {
+        MetaRules::new(NameRule::Unchecked)
     }
 }

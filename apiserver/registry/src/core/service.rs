@@ -1,7 +1,7 @@
 //! Service.
 
 use crate::resource::*;
-use crate::{NameRule, Strategy};
+use crate::{MetaRules, NameRule, Strategy};
 
 const RESOURCE: Resource = Resource {
     singular: "service",
@@ -23,7 +23,7 @@ impl Strategy for Service {
         &RESOURCE
     }
 
-    fn name_rule(&self) -> NameRule {
-        NameRule::Dns1035Label
+    fn meta_rules(&self) -> MetaRules {
+        MetaRules::new(NameRule::DnsLabel)
     }
 }

@@ -1,7 +1,14 @@
 //! ClusterRole.
 
+use k8s_openapi::api::rbac::v1 as api;
+use minik_apimachinery::field::{ErrorList, FieldError, Path};
+use serde_json::Value;
+
+use super::rules::check_rules;
+use crate::selector::check_label_selector;
+use crate::view::{items, view};
+use crate::{Context, MetaRules, NameRule, Part, Strategy};
 use crate::resource::*;
-use crate::{NameRule, Strategy};
 
 const RESOURCE: Resource = Resource {
     singular: "clusterrole",
@@ -19,7 +26,52 @@ impl Strategy for ClusterRole {
         &RESOURCE
     }
 
-    fn name_rule(&self) -> NameRule {
-        NameRule::PathSegment
+    fn meta_rules(&self) -> MetaRules {
+        MetaRules::new(NameRule::PathSegment).full_on_update()
+    }
+
+    fn validate_create(&self, obj: &Value, cx: &Context<'_>) -> ErrorList {
+        self.validate_update(Part::Main, obj, &Value::Null, cx)
+    }
+
+    fn validate_update(&self, _part: Part, obj: &Value, old: &Value, _cx: &Context<'_>) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let Some(role) = view::<api::ClusterRole>(obj, &mut errors) else { return errors };
+        check_rules(items(&role.rules), RESOURCE.scope, &mut errors);
+        if let Some(rule) = &role.aggregation_rule {
+            let allow_old = selectors_were_wrong(old);
+            check_aggregation(rule, allow_old, &mut errors);
+        }
+        errors
+    }
+}
+
+/// What was wrong before may stay.
+fn selectors_were_wrong(old: &Value) -> bool {
+    let mut errors = ErrorList::new();
+    if let Some(rule) = old.get("aggregationRule").and_then(crate::view::try_view::<api::AggregationRule>) {
+        for selector in items(&rule.cluster_role_selectors) {
+            check_label_selector(Some(selector), false, &Path::root(), &mut errors);
+        }
+    }
+    !errors.is_empty()
+}
+
+fn check_aggregation(rule: &api::AggregationRule, allow_values: bool, errors: &mut ErrorList) {
+    let path = Path::new("aggregationRule").child("clusterRoleSelectors");
+    let selectors = items(&rule.cluster_role_selectors);
+    if selectors.is_empty() {
+        errors.push(FieldError::required(&path, "an aggregation rule needs a selector"));
+    }
+    for (i, selector) in selectors.iter().enumerate() {
+        let at = path.index(i);
+        let before = errors.len();
+        check_label_selector(Some(selector), allow_values, &at, errors);
+        // What is wrong with a part makes the selector useless as a whole.
+        let mut strict = ErrorList::new();
+        check_label_selector(Some(selector), false, &at, &mut strict);
+        if errors.len() > before || !strict.is_empty() {
+            errors.push(FieldError::invalid(&at, Value::Null, "must be a label selector"));
+        }
     }
 }

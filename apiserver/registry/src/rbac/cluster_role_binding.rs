@@ -1,7 +1,14 @@
 //! ClusterRoleBinding.
 
+use k8s_openapi::api::rbac::v1 as api;
+use minik_apimachinery::field::{ErrorList, FieldError, Path};
+use serde_json::Value;
+
+use super::rules::{check_role_ref, check_subjects};
+use crate::meta::IMMUTABLE;
+use crate::view::{items, view};
+use crate::{Context, MetaRules, NameRule, Part, Strategy};
 use crate::resource::*;
-use crate::{NameRule, Strategy};
 
 const RESOURCE: Resource = Resource {
     singular: "clusterrolebinding",
@@ -24,7 +31,23 @@ impl Strategy for ClusterRoleBinding {
         &RESOURCE
     }
 
-    fn name_rule(&self) -> NameRule {
-        NameRule::PathSegment
+    fn meta_rules(&self) -> MetaRules {
+        MetaRules::new(NameRule::PathSegment).full_on_update()
+    }
+
+    fn validate_create(&self, obj: &Value, _cx: &Context<'_>) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let Some(binding) = view::<api::ClusterRoleBinding>(obj, &mut errors) else { return errors };
+        check_role_ref(&binding.role_ref, RESOURCE.scope, &mut errors);
+        check_subjects(items(&binding.subjects), RESOURCE.scope, &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, _part: Part, obj: &Value, old: &Value, cx: &Context<'_>) -> ErrorList {
+        let mut errors = self.validate_create(obj, cx);
+        if obj.get("roleRef") != old.get("roleRef") {
+            errors.push(FieldError::invalid(&Path::new("roleRef"), obj["roleRef"].clone(), IMMUTABLE));
+        }
+        errors
     }
 }

@@ -1,7 +1,13 @@
 //! Role.
 
+use k8s_openapi::api::rbac::v1 as api;
+use minik_apimachinery::field::{ErrorList};
+use serde_json::Value;
+
+use super::rules::check_rules;
+use crate::view::{items, view};
+use crate::{Context, MetaRules, NameRule, Part, Strategy};
 use crate::resource::*;
-use crate::{NameRule, Strategy};
 
 const RESOURCE: Resource = Resource {
     singular: "role",
@@ -18,7 +24,18 @@ impl Strategy for Role {
         &RESOURCE
     }
 
-    fn name_rule(&self) -> NameRule {
-        NameRule::PathSegment
+    fn meta_rules(&self) -> MetaRules {
+        MetaRules::new(NameRule::PathSegment).full_on_update()
+    }
+
+    fn validate_create(&self, obj: &Value, cx: &Context<'_>) -> ErrorList {
+        self.validate_update(Part::Main, obj, &Value::Null, cx)
+    }
+
+    fn validate_update(&self, _part: Part, obj: &Value, _old: &Value, _cx: &Context<'_>) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let Some(role) = view::<api::Role>(obj, &mut errors) else { return errors };
+        check_rules(items(&role.rules), RESOURCE.scope, &mut errors);
+        errors
     }
 }

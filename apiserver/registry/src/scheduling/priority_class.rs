@@ -1,6 +1,13 @@
 //! PriorityClass.
 
-use crate::Strategy;
+use k8s_openapi::api::scheduling::v1 as api;
+use minik_apimachinery::field::{ErrorList, FieldError, Path};
+use serde_json::Value;
+
+use crate::core::pod::spec::check_preemption_policy;
+use crate::meta::IMMUTABLE;
+use crate::view::{set_generation, str_at, view, yes};
+use crate::{Context, Part, Strategy};
 use crate::resource::*;
 
 const RESOURCE: Resource = Resource {
@@ -17,4 +24,46 @@ impl Strategy for PriorityClass {
     fn resource(&self) -> &'static Resource {
         &RESOURCE
     }
+
+    fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
+        set_generation(obj, 1);
+    }
+
+    fn validate_create(&self, obj: &Value, _cx: &Context<'_>) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let Some(class) = view::<api::PriorityClass>(obj, &mut errors) else { return errors };
+        let name = class.metadata.name.as_deref().unwrap_or("");
+        if name.starts_with("system-") {
+            let known = SYSTEM.iter().any(|(n, value)| *n == name && *value == class.value);
+            if !known || yes(&class.global_default) {
+                let detail = "names that begin with 'system-' are the system's own";
+                errors.push(FieldError::forbidden(&Path::new("metadata").child("name"), detail));
+            }
+        } else if class.value > HIGHEST_USER_PRIORITY {
+            let detail = format!("must not be above {HIGHEST_USER_PRIORITY}, which is left to the system");
+            errors.push(FieldError::forbidden(&Path::new("value"), detail));
+        }
+        if let Some(policy) = &class.preemption_policy {
+            check_preemption_policy(policy, &Path::new("preemptionPolicy"), &mut errors);
+        }
+        errors
+    }
+
+    fn validate_update(&self, _part: Part, obj: &Value, old: &Value, _cx: &Context<'_>) -> ErrorList {
+        let mut errors = ErrorList::new();
+        if obj["value"].as_i64().unwrap_or(0) != old["value"].as_i64().unwrap_or(0) {
+            errors.push(FieldError::invalid(&Path::new("value"), obj["value"].clone(), IMMUTABLE));
+        }
+        let policy = |o| str_at(o, &["preemptionPolicy"]);
+        if policy(obj) != policy(old) {
+            errors.push(FieldError::invalid(&Path::new("preemptionPolicy"), policy(obj), IMMUTABLE));
+        }
+        errors
+    }
 }
+
+/// The highest priority that a class made by a user may give.
+const HIGHEST_USER_PRIORITY: i32 = 1_000_000_000;
+/// The classes that the system brings.
+const SYSTEM: &[(&str, i32)] =
+    &[("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
