@@ -140,7 +140,8 @@ pub(crate) fn qualified_name(s: &str) -> Faults {
     }
     if !name_part_shape(name) {
         faults.push(
-            "the name must be letters, digits, '-', '_' and '.', beginning and ending with a letter or digit".into(),
+            "the name must be letters, digits, '-', '_' and '.', beginning and ending with a letter or digit"
+                .into(),
         );
     }
     faults
@@ -233,7 +234,11 @@ pub(crate) fn port_name(s: &str) -> Faults {
 
 /// The number of a port.
 pub(crate) fn port_number(port: i32) -> Faults {
-    if (1..=65535).contains(&port) { Faults::new() } else { vec!["must be between 1 and 65535, inclusive".into()] }
+    if (1..=65535).contains(&port) {
+        Faults::new()
+    } else {
+        vec!["must be between 1 and 65535, inclusive".into()]
+    }
 }
 
 /// A user's or group's number.
@@ -295,7 +300,8 @@ pub(crate) fn parse_ip_sloppy(s: &str) -> Option<IpAddr> {
     let parts: Vec<&str> = s.split('.').collect();
     let [a, b, c, d] = parts.as_slice() else { return None };
     let number = |p: &str| -> Option<u8> {
-        (!p.is_empty() && p.bytes().all(|b| b.is_ascii_digit())).then(|| p.trim_start_matches('0'))
+        (!p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()))
+            .then(|| p.trim_start_matches('0'))
             .and_then(|p| if p.is_empty() { Some(0) } else { p.parse().ok() })
     };
     Some(IpAddr::from([number(a)?, number(b)?, number(c)?, number(d)?]))
@@ -312,7 +318,11 @@ pub(crate) fn check_ip(s: &str, old: &[String], path: &Path, errors: &mut ErrorL
         return;
     }
     if parse_ip_sloppy(s).is_none() {
-        errors.push(FieldError::invalid(path, s, "must be an IP address, such as 10.9.8.7 or 2001:db8::ffff"));
+        errors.push(FieldError::invalid(
+            path,
+            s,
+            "must be an IP address, such as 10.9.8.7 or 2001:db8::ffff",
+        ));
         return;
     }
     match s.parse::<IpAddr>() {
@@ -413,7 +423,9 @@ pub(crate) fn warn_ip(s: &str, path: &Path) -> Option<String> {
     match s.parse::<IpAddr>() {
         Err(_) => Some(format!("{path}: non-standard IP address {s:?} is invalid: use {:?}", ip.to_string())),
         Ok(IpAddr::V6(v6)) => match v6.to_ipv4_mapped() {
-            Some(v4) => Some(format!("{path}: non-standard IP address {s:?} is invalid: use {:?}", v4.to_string())),
+            Some(v4) => {
+                Some(format!("{path}: non-standard IP address {s:?} is invalid: use {:?}", v4.to_string()))
+            }
             None if v6.to_string() != s => {
                 Some(format!("{path}: IPv6 address {s:?} is not in canonical form ({:?})", v6.to_string()))
             }

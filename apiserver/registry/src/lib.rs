@@ -20,6 +20,7 @@ mod core;
 mod discovery;
 mod format;
 mod meta;
+mod quantity;
 mod rbac;
 mod resource;
 mod resources;
@@ -29,6 +30,7 @@ mod strategy;
 mod table;
 mod view;
 
+pub use core::pod::status::check_binding;
 pub use meta::{MetaRules, NameRule, check_field_manager};
 pub use resource::{DeleteStyle, FieldFilter, Kind, Resource, Scope, Subresource, Verb, Verbs};
 pub use resources::{all, find, find_kind};

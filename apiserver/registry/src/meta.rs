@@ -258,7 +258,8 @@ fn check_owners(owners: &[OwnerReference], path: &Path, errors: &mut ErrorList) 
         }
         if yes(&owner.controller) {
             if let Some(first) = controller {
-                let detail = format!("only one owner may be the controller: {} and {} are", first.name, owner.name);
+                let detail =
+                    format!("only one owner may be the controller: {} and {} are", first.name, owner.name);
                 errors.push(FieldError::invalid(path, owner.name.as_str(), detail));
             } else {
                 controller = Some(owner);
@@ -273,7 +274,11 @@ fn check_finalizers(finalizers: &[String], path: &Path, errors: &mut ErrorList) 
     }
     let has = |name: &str| finalizers.iter().any(|f| f == name);
     if has("orphan") && has("foregroundDeletion") {
-        errors.push(FieldError::invalid(path, finalizers.to_vec(), "orphan and foregroundDeletion exclude each other"));
+        errors.push(FieldError::invalid(
+            path,
+            finalizers.to_vec(),
+            "orphan and foregroundDeletion exclude each other",
+        ));
     }
 }
 
@@ -298,7 +303,9 @@ fn check_managed_fields(entries: &[ManagedFieldsEntry], path: &Path, errors: &mu
         match text(&entry.operation) {
             "" => errors.push(FieldError::required(&at.child("operation"), "must not be empty")),
             "Apply" | "Update" => {}
-            other => errors.push(FieldError::not_supported(&at.child("operation"), other, &["Apply", "Update"])),
+            other => {
+                errors.push(FieldError::not_supported(&at.child("operation"), other, &["Apply", "Update"]))
+            }
         }
         let fields_type = text(&entry.fields_type);
         if !fields_type.is_empty() && fields_type != "FieldsV1" {

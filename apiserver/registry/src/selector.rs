@@ -35,10 +35,15 @@ fn check_requirement(
             errors.push(FieldError::required(&path.child("values"), "'In' and 'NotIn' need values"));
         }
         "Exists" | "DoesNotExist" if !values.is_empty() => {
-            errors.push(FieldError::forbidden(&path.child("values"), "'Exists' and 'DoesNotExist' have no values"));
+            errors.push(FieldError::forbidden(
+                &path.child("values"),
+                "'Exists' and 'DoesNotExist' have no values",
+            ));
         }
         "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
-        other => errors.push(FieldError::invalid(&path.child("operator"), other, "is no operator of selectors")),
+        other => {
+            errors.push(FieldError::invalid(&path.child("operator"), other, "is no operator of selectors"))
+        }
     }
     invalid(format::qualified_name(&requirement.key), &requirement.key, &path.child("key"), errors);
     if allow_values {

@@ -4,9 +4,9 @@ use k8s_openapi::api::coordination::v1 as api;
 use minik_apimachinery::field::{ErrorList, FieldError, Path};
 use serde_json::Value;
 
+use crate::resource::*;
 use crate::view::{remove_at, view};
 use crate::{Context, Part, Strategy};
-use crate::resource::*;
 
 const RESOURCE: Resource = Resource {
     singular: "lease",
@@ -40,7 +40,11 @@ impl Strategy for Lease {
         let Some(spec) = lease.spec else { return errors };
         let path = Path::new("spec");
         if let Some(seconds) = spec.lease_duration_seconds.filter(|s| *s <= 0) {
-            errors.push(FieldError::invalid(&path.child("leaseDurationSeconds"), seconds, "must be greater than 0"));
+            errors.push(FieldError::invalid(
+                &path.child("leaseDurationSeconds"),
+                seconds,
+                "must be greater than 0",
+            ));
         }
         if let Some(times) = spec.lease_transitions.filter(|t| *t < 0) {
             errors.push(FieldError::invalid(&path.child("leaseTransitions"), times, "must not be below 0"));

@@ -5,9 +5,9 @@ use minik_apimachinery::field::{ErrorList, FieldError, Path};
 use serde_json::Value;
 
 use crate::format::{self, invalid};
+use crate::resource::*;
 use crate::view::{view, yes};
 use crate::{Context, MetaRules, NameRule, Part, Strategy};
-use crate::resource::*;
 
 const RESOURCE: Resource = Resource {
     singular: "configmap",

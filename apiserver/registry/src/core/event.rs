@@ -7,10 +7,10 @@ use minik_apimachinery::field::{ErrorList, FieldError, Path};
 use serde_json::Value;
 
 use crate::format::{self, invalid};
+use crate::resource::*;
 use crate::strategy::SelectableFields;
 use crate::view::{str_at, text, view};
 use crate::{Context, MetaRules, NameRule, Part, Strategy};
-use crate::resource::*;
 
 const RESOURCE: Resource = Resource {
     singular: "event",

@@ -6,10 +6,10 @@ use serde_json::{Map, Value};
 
 use super::event::{SELECTABLE, check_either_group, selectable};
 use crate::meta::IMMUTABLE;
+use crate::resource::*;
 use crate::strategy::SelectableFields;
 use crate::view::{text, view};
 use crate::{Context, Part, Strategy};
-use crate::resource::*;
 
 const RESOURCE: Resource = Resource {
     singular: "event",
@@ -117,9 +117,14 @@ fn check_new(event: &api::Event, errors: &mut ErrorList) {
     }
     let kind = text(&event.type_);
     if kind != "Normal" && kind != "Warning" {
-        errors.push(FieldError::invalid(&Path::new("type"), "", format!("must be Normal or Warning, not {kind:?}")));
+        errors.push(FieldError::invalid(
+            &Path::new("type"),
+            "",
+            format!("must be Normal or Warning, not {kind:?}"),
+        ));
     }
-    let source = event.source.as_ref().is_some_and(|s| !text(&s.component).is_empty() || !text(&s.host).is_empty());
+    let source =
+        event.source.as_ref().is_some_and(|s| !text(&s.component).is_empty() || !text(&s.host).is_empty());
     let set = [
         ("firstTimestamp", event.first_timestamp.is_some()),
         ("lastTimestamp", event.last_timestamp.is_some()),

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use crate::format::{self, invalid};
 use crate::meta::check_kube_finalizer;
+use crate::resource::*;
 use crate::strategy::SelectableFields;
 use crate::view::{at, carry_over, str_at};
 use crate::{Context, MetaRules, NameRule, Part, Strategy};
-use crate::resource::*;
 
 const RESOURCE: Resource = Resource {
     singular: "namespace",
@@ -136,6 +136,10 @@ fn check_phase(obj: &Value, errors: &mut ErrorList) {
     };
     if phase != expected {
         let path = Path::new("status").child("Phase");
-        errors.push(FieldError::invalid(&path, phase, format!("must be '{expected}', as `deletionTimestamp` says")));
+        errors.push(FieldError::invalid(
+            &path,
+            phase,
+            format!("must be '{expected}', as `deletionTimestamp` says"),
+        ));
     }
 }

@@ -9,10 +9,10 @@ use serde_json::Value;
 use super::config_map::{DATA_MAX_BYTES, check_immutable};
 use crate::format::{self, invalid};
 use crate::meta::IMMUTABLE;
+use crate::resource::*;
 use crate::strategy::SelectableFields;
 use crate::view::{carry_over, str_at, text, view, yes};
 use crate::{Context, MetaRules, NameRule, Part, Strategy};
-use crate::resource::*;
 
 const RESOURCE: Resource =
     Resource { singular: "secret", short_names: &[], ..Resource::core("Secret", "SecretList", "secrets") };

@@ -3,9 +3,9 @@
 use minik_apimachinery::field::Path;
 use serde_json::{Value, json};
 
+use crate::resource::*;
 use crate::view::at;
 use crate::{Context, MetaRules, NameRule, Part, Strategy};
-use crate::resource::*;
 
 const RESOURCE: Resource = Resource {
     singular: "serviceaccount",
@@ -65,5 +65,7 @@ fn warn_mountable(obj: &Value, old: Option<&Value>) -> Vec<String> {
         return Vec::new();
     }
     let path = Path::new("metadata").child("annotations").key(ENFORCE_MOUNTABLE);
-    vec![format!("{path}: deprecated since v1.32; keep Secrets that belong to other containers in a namespace of their own")]
+    vec![format!(
+        "{path}: deprecated since v1.32; keep Secrets that belong to other containers in a namespace of their own"
+    )]
 }

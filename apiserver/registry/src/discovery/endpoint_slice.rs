@@ -4,11 +4,13 @@ use k8s_openapi::api::discovery::v1 as api;
 use minik_apimachinery::field::{ErrorList, FieldError, Path};
 use serde_json::Value;
 
-use crate::format::{self, check_canonical_ip, check_endpoint_ip, check_ip, invalid, is_ipv6, parse_ip_sloppy};
+use crate::format::{
+    self, check_canonical_ip, check_endpoint_ip, check_ip, invalid, is_ipv6, parse_ip_sloppy,
+};
 use crate::meta::IMMUTABLE;
+use crate::resource::*;
 use crate::view::{at, generation, items, set_generation, str_at, text, try_view, view};
 use crate::{Context, MetaRules, NameRule, Part, Strategy};
-use crate::resource::*;
 
 const RESOURCE: Resource = Resource {
     singular: "endpointslice",
@@ -62,7 +64,11 @@ impl Strategy for EndpointSlice {
             check_endpoints(&slice, &mut errors);
         }
         if slice.address_type != str_at(old, &["addressType"]) {
-            errors.push(FieldError::invalid(&Path::new("addressType"), slice.address_type.as_str(), IMMUTABLE));
+            errors.push(FieldError::invalid(
+                &Path::new("addressType"),
+                slice.address_type.as_str(),
+                IMMUTABLE,
+            ));
         }
         errors
     }

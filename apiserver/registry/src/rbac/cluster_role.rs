@@ -5,10 +5,10 @@ use minik_apimachinery::field::{ErrorList, FieldError, Path};
 use serde_json::Value;
 
 use super::rules::check_rules;
+use crate::resource::*;
 use crate::selector::check_label_selector;
 use crate::view::{items, view};
 use crate::{Context, MetaRules, NameRule, Part, Strategy};
-use crate::resource::*;
 
 const RESOURCE: Resource = Resource {
     singular: "clusterrole",

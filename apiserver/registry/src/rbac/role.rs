@@ -1,13 +1,13 @@
 //! Role.
 
 use k8s_openapi::api::rbac::v1 as api;
-use minik_apimachinery::field::{ErrorList};
+use minik_apimachinery::field::ErrorList;
 use serde_json::Value;
 
 use super::rules::check_rules;
+use crate::resource::*;
 use crate::view::{items, view};
 use crate::{Context, MetaRules, NameRule, Part, Strategy};
-use crate::resource::*;
 
 const RESOURCE: Resource = Resource {
     singular: "role",

@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use super::rules::{check_role_ref, check_subjects};
 use crate::meta::IMMUTABLE;
+use crate::resource::*;
 use crate::view::{items, view};
 use crate::{Context, MetaRules, NameRule, Part, Strategy};
-use crate::resource::*;
 
 const RESOURCE: Resource = Resource {
     singular: "rolebinding",

@@ -28,15 +28,23 @@ fn check_rule(rule: &PolicyRule, scope: Scope, path: &Path, errors: &mut ErrorLi
             errors.push(FieldError::invalid(&at, urls.to_vec(), "URLs lie in no namespace"));
         }
         if !groups.is_empty() || !resources.is_empty() || !items(&rule.resource_names).is_empty() {
-            errors.push(FieldError::invalid(&at, urls.to_vec(), "a rule is about URLs or about resources, not both"));
+            errors.push(FieldError::invalid(
+                &at,
+                urls.to_vec(),
+                "a rule is about URLs or about resources, not both",
+            ));
         }
         return;
     }
     if groups.is_empty() {
-        errors.push(FieldError::required(&path.child("apiGroups"), "a rule about resources needs an API group"));
+        errors.push(FieldError::required(
+            &path.child("apiGroups"),
+            "a rule about resources needs an API group",
+        ));
     }
     if resources.is_empty() {
-        errors.push(FieldError::required(&path.child("resources"), "a rule about resources needs a resource"));
+        errors
+            .push(FieldError::required(&path.child("resources"), "a rule about resources needs a resource"));
     }
 }
 

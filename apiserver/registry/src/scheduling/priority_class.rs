@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use crate::core::pod::spec::check_preemption_policy;
 use crate::meta::IMMUTABLE;
+use crate::resource::*;
 use crate::view::{set_generation, str_at, view, yes};
 use crate::{Context, Part, Strategy};
-use crate::resource::*;
 
 const RESOURCE: Resource = Resource {
     singular: "priorityclass",
@@ -32,14 +32,15 @@ impl Strategy for PriorityClass {
     fn validate_create(&self, obj: &Value, _cx: &Context<'_>) -> ErrorList {
         let mut errors = ErrorList::new();
         let Some(class) = view::<api::PriorityClass>(obj, &mut errors) else { return errors };
+        let value = class.value.unwrap_or(0);
         let name = class.metadata.name.as_deref().unwrap_or("");
         if name.starts_with("system-") {
-            let known = SYSTEM.iter().any(|(n, value)| *n == name && *value == class.value);
+            let known = SYSTEM.iter().any(|(n, v)| *n == name && *v == value);
             if !known || yes(&class.global_default) {
                 let detail = "names that begin with 'system-' are the system's own";
                 errors.push(FieldError::forbidden(&Path::new("metadata").child("name"), detail));
             }
-        } else if class.value > HIGHEST_USER_PRIORITY {
+        } else if value > HIGHEST_USER_PRIORITY {
             let detail = format!("must not be above {HIGHEST_USER_PRIORITY}, which is left to the system");
             errors.push(FieldError::forbidden(&Path::new("value"), detail));
         }

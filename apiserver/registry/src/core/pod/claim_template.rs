@@ -8,7 +8,7 @@ use super::resources::check_amount;
 use super::volume::need;
 use crate::format::{self, invalid};
 use crate::meta::{check_annotations, check_labels};
-use crate::quantity::Amount;
+use crate::quantity::amount;
 use crate::selector::check_label_selector;
 use crate::view::{items, text};
 
@@ -65,7 +65,7 @@ pub(crate) fn check_spec(spec: &api::PersistentVolumeClaimSpec, path: &Path, err
     let at = path.child("resources").key("storage");
     match storage {
         None => errors.push(FieldError::required(&at, "")),
-        Some(size) if Amount::of(size) <= Amount::ZERO => {
+        Some(size) if !amount(size).sign().is_gt() => {
             errors.push(FieldError::invalid(&at, size.0.as_str(), "must be greater than zero"));
         }
         Some(size) => check_amount("storage", size, &at, errors),
@@ -104,9 +104,13 @@ struct Source<'a> {
 }
 
 fn check_data_source(spec: &api::PersistentVolumeClaimSpec, path: &Path, errors: &mut ErrorList) {
-    let plain = spec.data_source.as_ref().map(|s| Source { group: text(&s.api_group), kind: &s.kind, name: &s.name });
-    let reference =
-        spec.data_source_ref.as_ref().map(|s| Source { group: text(&s.api_group), kind: &s.kind, name: &s.name });
+    let plain =
+        spec.data_source.as_ref().map(|s| Source { group: text(&s.api_group), kind: &s.kind, name: &s.name });
+    let reference = spec.data_source_ref.as_ref().map(|s| Source {
+        group: text(&s.api_group),
+        kind: &s.kind,
+        name: &s.name,
+    });
     for (field, source) in [("dataSource", &plain), ("dataSourceRef", &reference)] {
         if let Some(source) = source {
             check_source(source, &path.child(field), errors);
@@ -121,7 +125,11 @@ fn check_data_source(spec: &api::PersistentVolumeClaimSpec, path: &Path, errors:
         let same =
             plain.group == reference.group && plain.kind == reference.kind && plain.name == reference.name;
         if !namespace.is_empty() || !same {
-            errors.push(FieldError::invalid(path, "dataSource", "must say the same as dataSourceRef, or nothing"));
+            errors.push(FieldError::invalid(
+                path,
+                "dataSource",
+                "must say the same as dataSourceRef, or nothing",
+            ));
         }
     }
 }

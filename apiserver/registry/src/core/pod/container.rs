@@ -62,7 +62,12 @@ pub(crate) fn as_container(c: &api::EphemeralContainer) -> api::Container {
 }
 
 /// The ordinary containers.
-pub(crate) fn check_containers(containers: &[api::Container], pod: &PodContext<'_>, path: &Path, errors: &mut ErrorList) {
+pub(crate) fn check_containers(
+    containers: &[api::Container],
+    pod: &PodContext<'_>,
+    path: &Path,
+    errors: &mut ErrorList,
+) {
     if containers.is_empty() {
         errors.push(FieldError::required(path, ""));
         return;
@@ -81,7 +86,12 @@ pub(crate) fn check_containers(containers: &[api::Container], pod: &PodContext<'
 }
 
 /// The init containers, sidecars among them.
-pub(crate) fn check_init_containers(spec: &api::PodSpec, pod: &PodContext<'_>, path: &Path, errors: &mut ErrorList) {
+pub(crate) fn check_init_containers(
+    spec: &api::PodSpec,
+    pod: &PodContext<'_>,
+    path: &Path,
+    errors: &mut ErrorList,
+) {
     let mut names: BTreeSet<&str> = spec.containers.iter().map(|c| c.name.as_str()).collect();
     for (i, container) in items(&spec.init_containers).iter().enumerate() {
         let at = path.index(i);
@@ -89,7 +99,10 @@ pub(crate) fn check_init_containers(spec: &api::PodSpec, pod: &PodContext<'_>, p
         if container.restart_policy.is_some() {
             check_restart_policy(container, &at, errors);
         } else if !items(&container.restart_policy_rules).is_empty() {
-            errors.push(FieldError::required(&at.child("restartPolicy"), "restart rules need a restart policy"));
+            errors.push(FieldError::required(
+                &at.child("restartPolicy"),
+                "restart rules need a restart policy",
+            ));
         }
         if names.contains(container.name.as_str()) {
             errors.push(FieldError::duplicate(&at.child("name"), container.name.as_str()));

@@ -8,7 +8,7 @@ use minik_apimachinery::field::{ErrorList, FieldError, Path};
 
 use super::volume::check_no_backsteps;
 use crate::format::{self, invalid};
-use crate::quantity::Amount;
+use crate::quantity::amount;
 use crate::view::{items, text};
 
 /// Fields of the Pod that a variable may hold.
@@ -100,7 +100,12 @@ fn check_source(source: &api::EnvVarSource, value: &str, path: &Path, errors: &m
 }
 
 /// A reference to a field of the Pod.
-pub(crate) fn check_field_ref(field: &api::ObjectFieldSelector, allowed: &[&str], path: &Path, errors: &mut ErrorList) {
+pub(crate) fn check_field_ref(
+    field: &api::ObjectFieldSelector,
+    allowed: &[&str],
+    path: &Path,
+    errors: &mut ErrorList,
+) {
     let at = path.child("fieldPath");
     if text(&field.api_version).is_empty() {
         errors.push(FieldError::required(&path.child("apiVersion"), ""));
@@ -160,8 +165,9 @@ pub(crate) fn check_resource_ref(
 }
 
 fn check_divisor(resource: &str, divisor: &Quantity, path: &Path, errors: &mut ErrorList) {
-    const BYTES: &[&str] = &["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"];
-    if Amount::of(divisor).is_zero() {
+    const BYTES: &[&str] =
+        &["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"];
+    if amount(divisor).is_zero() {
         return;
     }
     let allowed: &[&str] = match resource.split_once('.').map(|(_, r)| r) {

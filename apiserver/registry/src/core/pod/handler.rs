@@ -51,7 +51,12 @@ pub(crate) fn check_probe(
 }
 
 /// What runs after a container's start and before its end.
-pub(crate) fn check_lifecycle(lifecycle: &api::Lifecycle, pod: &PodContext<'_>, path: &Path, errors: &mut ErrorList) {
+pub(crate) fn check_lifecycle(
+    lifecycle: &api::Lifecycle,
+    pod: &PodContext<'_>,
+    path: &Path,
+    errors: &mut ErrorList,
+) {
     for (field, hook) in [("postStart", &lifecycle.post_start), ("preStop", &lifecycle.pre_stop)] {
         let Some(hook) = hook else { continue };
         let handler = Handler {
@@ -71,10 +76,42 @@ pub(crate) fn check_lifecycle(lifecycle: &api::Lifecycle, pod: &PodContext<'_>, 
 fn check_stop_signal(signal: &str, os: Option<&str>, path: &Path, errors: &mut ErrorList) {
     const WINDOWS: &[&str] = &["SIGKILL", "SIGTERM"];
     const LINUX: &[&str] = &[
-        "SIGABRT", "SIGALRM", "SIGBUS", "SIGCHLD", "SIGCLD", "SIGCONT", "SIGFPE", "SIGHUP", "SIGILL", "SIGINT", "SIGIO",
-        "SIGIOT", "SIGKILL", "SIGPIPE", "SIGPOLL", "SIGPROF", "SIGPWR", "SIGQUIT", "SIGSEGV", "SIGSTKFLT", "SIGSTOP",
-        "SIGSYS", "SIGTERM", "SIGTRAP", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGURG", "SIGUSR1", "SIGUSR2", "SIGVTALRM",
-        "SIGWINCH", "SIGXCPU", "SIGXFSZ", "SIGRTMIN", "SIGRTMAX",
+        "SIGABRT",
+        "SIGALRM",
+        "SIGBUS",
+        "SIGCHLD",
+        "SIGCLD",
+        "SIGCONT",
+        "SIGFPE",
+        "SIGHUP",
+        "SIGILL",
+        "SIGINT",
+        "SIGIO",
+        "SIGIOT",
+        "SIGKILL",
+        "SIGPIPE",
+        "SIGPOLL",
+        "SIGPROF",
+        "SIGPWR",
+        "SIGQUIT",
+        "SIGSEGV",
+        "SIGSTKFLT",
+        "SIGSTOP",
+        "SIGSYS",
+        "SIGTERM",
+        "SIGTRAP",
+        "SIGTSTP",
+        "SIGTTIN",
+        "SIGTTOU",
+        "SIGURG",
+        "SIGUSR1",
+        "SIGUSR2",
+        "SIGVTALRM",
+        "SIGWINCH",
+        "SIGXCPU",
+        "SIGXFSZ",
+        "SIGRTMIN",
+        "SIGRTMAX",
     ];
     let real_time = |prefix: &str, max: u8| {
         signal.strip_prefix(prefix).and_then(|n| n.parse::<u8>().ok()).is_some_and(|n| (1..=max).contains(&n))
@@ -84,7 +121,9 @@ fn check_stop_signal(signal: &str, os: Option<&str>, path: &Path, errors: &mut E
         Some("windows") if !WINDOWS.contains(&signal) => {
             errors.push(FieldError::not_supported(path, signal, WINDOWS));
         }
-        Some("linux") if !LINUX.contains(&signal) && !real_time("SIGRTMIN+", 15) && !real_time("SIGRTMAX-", 14) => {
+        Some("linux")
+            if !LINUX.contains(&signal) && !real_time("SIGRTMIN+", 15) && !real_time("SIGRTMAX-", 14) =>
+        {
             errors.push(FieldError::not_supported(path, signal, LINUX));
         }
         Some(_) => {}

@@ -22,14 +22,22 @@ pub(crate) fn check_gce_disk(disk: &api::GCEPersistentDiskVolumeSource, path: &P
     check_partition(disk.partition, path, errors);
 }
 
-pub(crate) fn check_aws_disk(disk: &api::AWSElasticBlockStoreVolumeSource, path: &Path, errors: &mut ErrorList) {
+pub(crate) fn check_aws_disk(
+    disk: &api::AWSElasticBlockStoreVolumeSource,
+    path: &Path,
+    errors: &mut ErrorList,
+) {
     need(&disk.volume_id, &path.child("volumeID"), errors);
     check_partition(disk.partition, path, errors);
 }
 
 fn check_partition(partition: Option<i32>, path: &Path, errors: &mut ErrorList) {
     if let Some(number) = partition.filter(|p| !(0..=PARTITION_MAX).contains(p)) {
-        errors.push(FieldError::invalid(&path.child("partition"), number, "must be between 1 and 255, inclusive"));
+        errors.push(FieldError::invalid(
+            &path.child("partition"),
+            number,
+            "must be between 1 and 255, inclusive",
+        ));
     }
 }
 
@@ -41,7 +49,11 @@ pub(crate) fn check_iscsi(disk: &api::ISCSIVolumeSource, path: &Path, errors: &m
         check_iscsi_node(&disk.iqn, &path.child("iqn"), errors);
     }
     if !(0..=LUN_MAX).contains(&disk.lun) {
-        errors.push(FieldError::invalid(&path.child("lun"), disk.lun, "must be between 0 and 255, inclusive"));
+        errors.push(FieldError::invalid(
+            &path.child("lun"),
+            disk.lun,
+            "must be between 0 and 255, inclusive",
+        ));
     }
     if (yes(&disk.chap_auth_discovery) || yes(&disk.chap_auth_session)) && disk.secret_ref.is_none() {
         errors.push(FieldError::required(&path.child("secretRef"), ""));
@@ -95,7 +107,9 @@ const ISCSI_INTERFACE_MAX_BYTES: usize = 64;
 /// With an initiator of its own, volume and portal together name an interface.
 pub(crate) fn check_iscsi_name(volume: &api::Volume, path: &Path, errors: &mut ErrorList) {
     let Some(disk) = &volume.iscsi else { return };
-    if disk.initiator_name.is_some() && volume.name.len() + 1 + disk.target_portal.len() > ISCSI_INTERFACE_MAX_BYTES {
+    if disk.initiator_name.is_some()
+        && volume.name.len() + 1 + disk.target_portal.len() > ISCSI_INTERFACE_MAX_BYTES
+    {
         let detail = "NAME:TARGETPORTAL must not be longer than 64 bytes with an initiatorName";
         errors.push(FieldError::invalid(&path.child("name"), volume.name.as_str(), detail));
     }
@@ -190,7 +204,11 @@ pub(crate) fn check_flex(disk: &api::FlexVolumeSource, path: &Path, errors: &mut
         let domain = key.split_once('/').map_or(key.as_str(), |(domain, _)| domain);
         let domain = format!(".{}", domain.to_lowercase());
         if domain.ends_with(".kubernetes.io") || domain.ends_with(".k8s.io") {
-            errors.push(FieldError::invalid(&path.child("options").key(key), key.as_str(), "the domain is reserved"));
+            errors.push(FieldError::invalid(
+                &path.child("options").key(key),
+                key.as_str(),
+                "the domain is reserved",
+            ));
         }
     }
 }

@@ -32,7 +32,11 @@ pub(crate) fn check_mounts(c: &api::Container, pod: &PodContext<'_>, path: &Path
             errors.push(FieldError::invalid(&at.child("name"), name, "is used as a device already"));
         }
         if devices.iter().any(|d| d.device_path == target) {
-            errors.push(FieldError::invalid(&at.child("mountPath"), target, "is the path of a device already"));
+            errors.push(FieldError::invalid(
+                &at.child("mountPath"),
+                target,
+                "is the path of a device already",
+            ));
         }
         check_sub_paths(mount, path, &at, errors);
         check_propagation(mount, c, path, errors);

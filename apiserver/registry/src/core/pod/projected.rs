@@ -28,7 +28,11 @@ fn check_downward_file(file: &api::DownwardAPIVolumeFile, path: &Path, errors: &
     if let Some(field) = &file.field_ref {
         check_field_ref(field, FILE_FIELDS, &path.child("fieldRef"), errors);
         if file.resource_field_ref.is_some() {
-            errors.push(FieldError::invalid(path, "resource", "fieldRef and resourceFieldRef exclude each other"));
+            errors.push(FieldError::invalid(
+                path,
+                "resource",
+                "fieldRef and resourceFieldRef exclude each other",
+            ));
         }
     } else if let Some(resource) = &file.resource_field_ref {
         check_resource_ref(resource, true, &path.child("resourceFieldRef"), errors);
@@ -160,14 +164,20 @@ fn check_token(
 
 fn check_bundle(bundle: &api::ClusterTrustBundleProjection, path: &Path, errors: &mut ErrorList) {
     match (bundle.name.as_deref(), bundle.signer_name.as_deref()) {
-        (Some(name), Some(_)) => errors.push(FieldError::invalid(path, name, "name and signerName exclude each other")),
+        (Some(name), Some(_)) => {
+            errors.push(FieldError::invalid(path, name, "name and signerName exclude each other"))
+        }
         (Some(name), None) => {
             let at = path.child("name");
             need(name, &at, errors);
             check_bundle_name(name, &at, errors);
             if bundle.label_selector.is_some() {
                 let detail = "must not be given with a name";
-                errors.push(FieldError::invalid(&path.child("labelSelector"), serde_json::Value::Null, detail));
+                errors.push(FieldError::invalid(
+                    &path.child("labelSelector"),
+                    serde_json::Value::Null,
+                    detail,
+                ));
             }
         }
         (None, Some(signer)) => {
@@ -190,7 +200,7 @@ fn check_bundle_name(name: &str, path: &Path, errors: &mut ErrorList) {
     }
 }
 
-const SIGNER_PATH_MAX_BYTES: usize = 571;
+const SIGNER_MAX_BYTES: usize = 2 * format::SUBDOMAIN_MAX + 65;
 
 /// `example.com/name`.
 pub(crate) fn check_signer(signer: &str, path: &Path, errors: &mut ErrorList) {
@@ -198,22 +208,26 @@ pub(crate) fn check_signer(signer: &str, path: &Path, errors: &mut ErrorList) {
         errors.push(FieldError::required(path, ""));
         return;
     }
-    let Some((domain, name)) = signer.split_once('/') else {
-        errors.push(FieldError::invalid(path, signer, "must be a domain, '/' and a name"));
-        return;
+    let (domain, name) = match signer.split('/').collect::<Vec<_>>().as_slice() {
+        [domain, name] => (*domain, *name),
+        _ => {
+            errors.push(FieldError::invalid(path, signer, "must be a domain, '/' and a name"));
+            return;
+        }
     };
-    if name.contains('/') {
-        errors.push(FieldError::invalid(path, signer, "must contain one '/'"));
-        return;
+    if domain.len() > format::SUBDOMAIN_MAX {
+        errors.push(FieldError::too_long(path, format::SUBDOMAIN_MAX));
     }
-    let before = errors.len();
-    format::fully_qualified_domain(domain, path, errors);
-    if errors.len() == before && domain.split('.').count() < 2 {
-        errors.push(FieldError::invalid(path, signer, "the domain must have two parts"));
+    // The first part that is wrong stands for all.
+    let domain_faults = domain.split('.').map(format::dns_label).find(|f| !f.is_empty());
+    invalid(domain_faults.unwrap_or_default(), domain, path, errors);
+    if !domain.contains('.') {
+        errors.push(FieldError::invalid(path, domain, "must have at least two parts joined by a dot"));
     }
-    invalid(format::dns_subdomain(name), signer, path, errors);
-    if signer.len() > SIGNER_PATH_MAX_BYTES {
-        errors.push(FieldError::too_long(path, SIGNER_PATH_MAX_BYTES));
+    let name_faults = name.split('.').map(format::dns_subdomain).find(|f| !f.is_empty());
+    invalid(name_faults.unwrap_or_default(), name, path, errors);
+    if signer.len() > SIGNER_MAX_BYTES {
+        errors.push(FieldError::too_long(path, SIGNER_MAX_BYTES));
     }
 }
 
@@ -231,9 +245,10 @@ fn check_certificate(
     check_signer(&certificate.signer_name, &path.child("signerName"), errors);
     for key in certificate.user_annotations.iter().flatten().map(|(key, _)| key) {
         let at = path.child("userAnnotations");
-        if key.contains('/') {
-            invalid(format::qualified_name(&key.to_lowercase()), key, &at, errors);
-        } else {
+        let faults = format::qualified_name(&key.to_lowercase());
+        if !faults.is_empty() {
+            invalid(faults, key, &at, errors);
+        } else if !key.contains('/') {
             errors.push(FieldError::invalid(&at, key.as_str(), "must have a domain, as in example.com/name"));
         }
     }

@@ -3,17 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1 as api;
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
 use minik_apimachinery::field::{ErrorList, FieldError, Path};
+use minik_apimachinery::quantity::Quantity;
 
 use super::container::is_sidecar;
 use super::options::Options;
 use crate::format::{self, invalid};
-use crate::quantity::Amount;
+use crate::quantity::{amount, is_negative, parse, zero};
 use crate::view::items;
 
 /// Amounts by the name of their resource.
-pub(crate) type Amounts = BTreeMap<String, Quantity>;
+pub(crate) type Amounts = BTreeMap<String, Written>;
 
 /// Whose requirements they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,17 +115,16 @@ fn check_name(name: &str, level: Level, path: &Path, errors: &mut ErrorList) {
 }
 
 /// An amount of a resource: not negative, and whole where the resource is counted.
-pub(crate) fn check_amount(name: &str, quantity: &Quantity, path: &Path, errors: &mut ErrorList) {
-    let amount = Amount::of(quantity);
-    if amount < Amount::ZERO {
+pub(crate) fn check_amount(name: &str, quantity: &Written, path: &Path, errors: &mut ErrorList) {
+    if is_negative(quantity) {
         errors.push(FieldError::invalid(path, quantity.0.as_str(), "must be greater than or equal to 0"));
     }
-    if is_integer_resource(name) && !amount.is_integer() {
+    if is_integer_resource(name) && !amount(quantity).is_whole() {
         errors.push(FieldError::invalid(path, quantity.0.as_str(), "must be an integer"));
     }
 }
 
-fn check_huge_pages(name: &str, quantity: &Quantity, options: &Options, path: &Path, errors: &mut ErrorList) {
+fn check_huge_pages(name: &str, quantity: &Written, options: &Options, path: &Path, errors: &mut ErrorList) {
     if options.indivisible_huge_pages {
         return;
     }
@@ -134,9 +134,9 @@ fn check_huge_pages(name: &str, quantity: &Quantity, options: &Options, path: &P
 }
 
 /// Whether an amount of huge pages is a number of whole pages.
-pub(crate) fn divides(name: &str, quantity: &Quantity) -> bool {
-    let page = name.strip_prefix("hugepages-").and_then(Amount::parse);
-    page.is_some_and(|page| page > Amount::ZERO && Amount::of(quantity).is_multiple_of(page))
+pub(crate) fn divides(name: &str, quantity: &Written) -> bool {
+    let page = name.strip_prefix("hugepages-").and_then(parse).filter(|p| p.is_whole() && p.sign().is_gt());
+    page.is_some_and(|page| amount(quantity).value() % page.value() == 0)
 }
 
 /// Requests and limits of a container or a Pod, in the light of the Pod's claims.
@@ -174,14 +174,14 @@ pub(crate) fn check(
 
 fn check_against_limit(
     name: &str,
-    quantity: &Quantity,
-    limit: Option<&Quantity>,
+    quantity: &Written,
+    limit: Option<&Written>,
     (limits_path, requests_path): (&Path, &Path),
     errors: &mut ErrorList,
 ) {
     match limit {
         Some(limit) => {
-            let (request, most) = (Amount::of(quantity), Amount::of(limit));
+            let (request, most) = (amount(quantity), amount(limit));
             if request != most && !may_overcommit(name) {
                 let detail = format!("must be the {name} limit of {}", limit.0);
                 errors.push(FieldError::invalid(requests_path, quantity.0.as_str(), detail));
@@ -221,7 +221,8 @@ fn check_claims(claims: &[api::ResourceClaim], of_pod: &BTreeSet<&str>, path: &P
                 errors.push(FieldError::duplicate(&at, key.as_str()));
             } else if key == name {
                 // The whole claim beside one of its requests.
-                let parts = names.iter().filter(|n| n.split_once('/').is_some_and(|(c, _)| c == name)).count();
+                let parts =
+                    names.iter().filter(|n| n.split_once('/').is_some_and(|(c, _)| c == name)).count();
                 (0..parts).for_each(|_| errors.push(FieldError::duplicate(&at, name)));
             }
             names.insert(key);
@@ -264,7 +265,7 @@ fn check_covers_containers(
     for (field, amounts, totals) in checks {
         for (name, quantity) in amounts.iter().flatten() {
             let looked_at = field == "requests" || is_huge_page(name);
-            if looked_at && totals.get(name).is_some_and(|sum| *sum > Amount::of(quantity)) {
+            if looked_at && totals.get(name).is_some_and(|sum| *sum > amount(quantity)) {
                 let detail = "must not be below what the containers have together";
                 errors.push(FieldError::invalid(&path.child(field).key(name), quantity.0.as_str(), detail));
             }
@@ -273,9 +274,13 @@ fn check_covers_containers(
     let limits = of_pod.limits.as_ref();
     for (i, container) in spec.containers.iter().enumerate() {
         for (name, quantity) in container.resources.iter().flat_map(|r| r.limits.iter().flatten()) {
-            if limits.and_then(|l| l.get(name)).is_some_and(|most| Amount::of(quantity) > Amount::of(most)) {
+            if limits.and_then(|l| l.get(name)).is_some_and(|most| amount(quantity) > amount(most)) {
                 let at = path.child("containers").index(i).key(name).child("limits");
-                errors.push(FieldError::invalid(&at, quantity.0.as_str(), "must not be above the Pod's limit"));
+                errors.push(FieldError::invalid(
+                    &at,
+                    quantity.0.as_str(),
+                    "must not be above the Pod's limit",
+                ));
             }
         }
     }
@@ -286,20 +291,22 @@ fn check_covers_containers(
 pub(crate) fn total(
     spec: &api::PodSpec,
     pick: fn(&api::ResourceRequirements) -> &Option<Amounts>,
-) -> BTreeMap<String, Amount> {
-    let amounts = |c: &api::Container| -> Vec<(String, Amount)> {
-        let of = |r| pick(r).iter().flatten().map(|(n, q)| (n.clone(), Amount::of(q))).collect();
+) -> BTreeMap<String, Quantity> {
+    let amounts = |c: &api::Container| -> Vec<(String, Quantity)> {
+        let of = |r| pick(r).iter().flatten().map(|(n, q)| (n.clone(), amount(q))).collect();
         c.resources.as_ref().map(of).unwrap_or_default()
     };
-    let mut sum: BTreeMap<String, Amount> = BTreeMap::new();
-    let add = |to: &mut BTreeMap<String, Amount>, name: String, amount: Amount| {
-        let entry = to.entry(name).or_default();
-        *entry = entry.plus(amount);
+    let mut sum: BTreeMap<String, Quantity> = BTreeMap::new();
+    let add = |to: &mut BTreeMap<String, Quantity>, name: String, amount: Quantity| {
+        let entry = to.entry(name).or_insert_with(zero);
+        *entry = entry.add(&amount);
     };
     for container in &spec.containers {
-        amounts(container).into_iter().for_each(|(n, a)| add(&mut sum, n, a));
+        for (name, amount) in amounts(container) {
+            add(&mut sum, name, amount);
+        }
     }
-    let (mut sidecars, mut most) = (BTreeMap::<String, Amount>::new(), BTreeMap::<String, Amount>::new());
+    let (mut sidecars, mut most) = (BTreeMap::<String, Quantity>::new(), BTreeMap::<String, Quantity>::new());
     for container in items(&spec.init_containers) {
         let mut here = sidecars.clone();
         for (name, amount) in amounts(container) {
@@ -310,12 +317,12 @@ pub(crate) fn total(
             }
         }
         for (name, amount) in here {
-            let entry = most.entry(name).or_default();
+            let entry = most.entry(name).or_insert_with(zero);
             *entry = (*entry).max(amount);
         }
     }
     for (name, amount) in most {
-        let entry = sum.entry(name).or_default();
+        let entry = sum.entry(name).or_insert_with(zero);
         *entry = (*entry).max(amount);
     }
     sum

@@ -15,13 +15,19 @@ const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
 
 /// Affinity of every sort.
-pub(crate) fn check_affinity(affinity: &api::Affinity, options: &Options, path: &Path, errors: &mut ErrorList) {
+pub(crate) fn check_affinity(
+    affinity: &api::Affinity,
+    options: &Options,
+    path: &Path,
+    errors: &mut ErrorList,
+) {
     if let Some(node) = &affinity.node_affinity {
         let at = path.child("nodeAffinity");
         if let Some(required) = &node.required_during_scheduling_ignored_during_execution {
             check_node_selector(required, options.node_affinity_values, &at.child(REQUIRED), errors);
         }
-        for (i, term) in items(&node.preferred_during_scheduling_ignored_during_execution).iter().enumerate() {
+        for (i, term) in items(&node.preferred_during_scheduling_ignored_during_execution).iter().enumerate()
+        {
             let at = at.child(PREFERRED).index(i);
             check_weight(term.weight, &at, errors);
             // Values that are no label values were never refused where nodes are only preferred.
@@ -46,7 +52,11 @@ pub(crate) fn check_affinity(affinity: &api::Affinity, options: &Options, path: 
 
 fn check_weight(weight: i32, path: &Path, errors: &mut ErrorList) {
     if !(1..=100).contains(&weight) {
-        errors.push(FieldError::invalid(&path.child("weight"), weight, "must be between 1 and 100, inclusive"));
+        errors.push(FieldError::invalid(
+            &path.child("weight"),
+            weight,
+            "must be between 1 and 100, inclusive",
+        ));
     }
 }
 
@@ -90,9 +100,13 @@ fn check_label_requirement(
         "Exists" | "DoesNotExist" if !values.is_empty() => {
             errors.push(FieldError::forbidden(&at, "'Exists' and 'DoesNotExist' have no values"));
         }
-        "Gt" | "Lt" if values.len() != 1 => errors.push(FieldError::required(&at, "'Gt' and 'Lt' need one value")),
+        "Gt" | "Lt" if values.len() != 1 => {
+            errors.push(FieldError::required(&at, "'Gt' and 'Lt' need one value"))
+        }
         "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => {}
-        other => errors.push(FieldError::invalid(&path.child("operator"), other, "is no operator of selectors")),
+        other => {
+            errors.push(FieldError::invalid(&path.child("operator"), other, "is no operator of selectors"))
+        }
     }
     invalid(format::qualified_name(&requirement.key), &requirement.key, &path.child("key"), errors);
     if !allow_values {
@@ -113,7 +127,11 @@ fn check_field_requirement(requirement: &api::NodeSelectorRequirement, path: &Pa
         other => errors.push(FieldError::invalid(&path.child("operator"), other, "must be 'In' or 'NotIn'")),
     }
     if requirement.key != "metadata.name" {
-        errors.push(FieldError::invalid(&path.child("key"), requirement.key.as_str(), "must be metadata.name"));
+        errors.push(FieldError::invalid(
+            &path.child("key"),
+            requirement.key.as_str(),
+            "must be metadata.name",
+        ));
         return;
     }
     for (i, value) in values.iter().enumerate() {
@@ -123,7 +141,12 @@ fn check_field_requirement(requirement: &api::NodeSelectorRequirement, path: &Pa
 
 type PodTerms<'a> = (&'a [api::PodAffinityTerm], &'a [api::WeightedPodAffinityTerm]);
 
-fn check_pod_terms((required, preferred): PodTerms<'_>, options: &Options, path: &Path, errors: &mut ErrorList) {
+fn check_pod_terms(
+    (required, preferred): PodTerms<'_>,
+    options: &Options,
+    path: &Path,
+    errors: &mut ErrorList,
+) {
     for (i, term) in required.iter().enumerate() {
         check_pod_term(term, options, &path.child(REQUIRED).index(i), errors);
     }
@@ -146,7 +169,12 @@ fn check_pod_term(term: &api::PodAffinityTerm, options: &Options, path: &Path, e
     if term.topology_key.is_empty() {
         errors.push(FieldError::required(&path.child("topologyKey"), "must not be empty"));
     }
-    invalid(format::qualified_name(&term.topology_key), &term.topology_key, &path.child("topologyKey"), errors);
+    invalid(
+        format::qualified_name(&term.topology_key),
+        &term.topology_key,
+        &path.child("topologyKey"),
+        errors,
+    );
 }
 
 /// Keys whose values the Pod's own labels give.
@@ -226,7 +254,11 @@ pub(crate) fn check_spread(
     for (i, constraint) in constraints.iter().enumerate() {
         let at = path.index(i);
         if constraint.max_skew <= 0 {
-            errors.push(FieldError::invalid(&at.child("maxSkew"), constraint.max_skew, "must be greater than zero"));
+            errors.push(FieldError::invalid(
+                &at.child("maxSkew"),
+                constraint.max_skew,
+                "must be greater than zero",
+            ));
         }
         if constraint.topology_key.is_empty() {
             errors.push(FieldError::required(&at.child("topologyKey"), "must not be empty"));
@@ -294,7 +326,11 @@ pub(crate) fn check_tolerations(tolerations: &[api::Toleration], path: &Path, er
             invalid(format::qualified_name(key), key, &at.child("key"), errors);
         }
         if toleration.toleration_seconds.is_some() && effect != "NoExecute" {
-            errors.push(FieldError::invalid(&at.child("effect"), effect, "must be NoExecute with tolerationSeconds"));
+            errors.push(FieldError::invalid(
+                &at.child("effect"),
+                effect,
+                "must be NoExecute with tolerationSeconds",
+            ));
         }
         match operator {
             "Equal" | "" => {
@@ -305,7 +341,11 @@ pub(crate) fn check_tolerations(tolerations: &[api::Toleration], path: &Path, er
             }
             "Exists" => {
                 if !value.is_empty() {
-                    errors.push(FieldError::invalid(&operator_path, value, "the value must be empty with 'Exists'"));
+                    errors.push(FieldError::invalid(
+                        &operator_path,
+                        value,
+                        "the value must be empty with 'Exists'",
+                    ));
                 }
             }
             other => errors.push(FieldError::not_supported(&operator_path, other, &["Equal", "Exists"])),

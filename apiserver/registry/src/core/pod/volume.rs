@@ -10,7 +10,7 @@ use super::container::check_pull_policy;
 use super::options::Options;
 use super::{claim_template, legacy_volume, projected};
 use crate::format::{self, invalid};
-use crate::quantity::Amount;
+use crate::quantity::is_negative;
 use crate::view::{items, text};
 
 const FILE_MODE_MAX: i32 = 0o777;
@@ -52,7 +52,11 @@ pub(crate) fn check_volumes<'a>(
             && made.contains(&claim.claim_name)
         {
             let at = at.child("persistentVolumeClaim").child("claimName");
-            errors.push(FieldError::invalid(&at, claim.claim_name.as_str(), "is made for an ephemeral volume"));
+            errors.push(FieldError::invalid(
+                &at,
+                claim.claim_name.as_str(),
+                "is made for an ephemeral volume",
+            ));
         }
     }
     right
@@ -93,7 +97,13 @@ impl OneSource<'_> {
     }
 }
 
-fn check_source(volume: &api::Volume, pod_name: &str, options: &Options, path: &Path, errors: &mut ErrorList) {
+fn check_source(
+    volume: &api::Volume,
+    pod_name: &str,
+    options: &Options,
+    path: &Path,
+    errors: &mut ErrorList,
+) {
     let v = volume;
     let mut one = OneSource { found: false, path };
     one.take(v.empty_dir.as_ref(), "emptyDir", errors, check_empty_dir);
@@ -105,7 +115,12 @@ fn check_source(volume: &api::Volume, pod_name: &str, options: &Options, path: &
         errors,
         legacy_volume::check_gce_disk,
     );
-    one.take(v.aws_elastic_block_store.as_ref(), "awsElasticBlockStore", errors, legacy_volume::check_aws_disk);
+    one.take(
+        v.aws_elastic_block_store.as_ref(),
+        "awsElasticBlockStore",
+        errors,
+        legacy_volume::check_aws_disk,
+    );
     one.take(v.secret.as_ref(), "secret", errors, check_secret);
     one.take(v.nfs.as_ref(), "nfs", errors, check_nfs);
     one.take(v.iscsi.as_ref(), "iscsi", errors, legacy_volume::check_iscsi);
@@ -119,7 +134,12 @@ fn check_source(volume: &api::Volume, pod_name: &str, options: &Options, path: &
     one.take(v.cinder.as_ref(), "cinder", errors, legacy_volume::check_cinder);
     one.take_as(v.cephfs.as_ref(), ("cephfs", "cephFS"), errors, legacy_volume::check_ceph_fs);
     one.take(v.quobyte.as_ref(), "quobyte", errors, legacy_volume::check_quobyte);
-    one.take_as(v.downward_api.as_ref(), ("downwardAPI", "downwarAPI"), errors, projected::check_downward_api);
+    one.take_as(
+        v.downward_api.as_ref(),
+        ("downwardAPI", "downwarAPI"),
+        errors,
+        projected::check_downward_api,
+    );
     one.take(v.fc.as_ref(), "fc", errors, legacy_volume::check_fc);
     one.take(v.flex_volume.as_ref(), "flexVolume", errors, legacy_volume::check_flex);
     one.take(v.config_map.as_ref(), "configMap", errors, check_config_map);
@@ -169,7 +189,7 @@ pub(crate) fn need(value: &str, path: &Path, errors: &mut ErrorList) {
 }
 
 fn check_empty_dir(dir: &api::EmptyDirVolumeSource, path: &Path, errors: &mut ErrorList) {
-    if dir.size_limit.as_ref().is_some_and(|limit| Amount::of(limit) < Amount::ZERO) {
+    if dir.size_limit.as_ref().is_some_and(|limit| is_negative(limit)) {
         errors.push(FieldError::forbidden(&path.child("sizeLimit"), "must not be negative"));
     }
     if let Some(mode) = dir.mode.filter(|m| !(0..=DIRECTORY_MODE_MAX).contains(m)) {
@@ -178,8 +198,16 @@ fn check_empty_dir(dir: &api::EmptyDirVolumeSource, path: &Path, errors: &mut Er
 }
 
 fn check_host_path(host: &api::HostPathVolumeSource, path: &Path, errors: &mut ErrorList) {
-    const TYPES: &[&str] =
-        &["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
+    const TYPES: &[&str] = &[
+        "",
+        "BlockDevice",
+        "CharDevice",
+        "Directory",
+        "DirectoryOrCreate",
+        "File",
+        "FileOrCreate",
+        "Socket",
+    ];
     if host.path.is_empty() {
         errors.push(FieldError::required(&path.child("path"), ""));
         return;
