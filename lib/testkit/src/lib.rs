@@ -1,1 +1,3 @@
 //! Fixtures for tests: fake clock, image builder, bounded waits. Knows no service.
+
+pub mod cases;

@@ -1,0 +1,147 @@
+//! What admission and the generic verbs did to the recorded samples, as far as the cases need it.
+
+use minik_registry::Resource;
+use minik_testkit::cases::Outcome;
+use serde_json::{Value, json};
+
+fn refused(code: u64, reason: &str) -> Outcome {
+    Outcome { code, reason: reason.into(), ..Outcome::default() }
+}
+
+/// Outcomes that validation has no part in: admission refuses, a handler fails.
+pub fn not_here(expected: &Outcome) -> bool {
+    matches!(expected.code, 403 | 500)
+}
+
+/// Namespace and name against the request, then mutating admission.
+pub fn before_create(resource: &Resource, object: &mut Value) -> Result<(), Outcome> {
+    let meta = object["metadata"].as_object_mut().expect("decoded objects have metadata");
+    if resource.namespaced() {
+        match meta.get("namespace").and_then(Value::as_str) {
+            None => {
+                meta.insert("namespace".into(), "oracle".into());
+            }
+            Some("oracle") => {}
+            Some(_) => return Err(refused(400, "BadRequest")),
+        }
+    } else {
+        meta.remove("namespace");
+    }
+    for field in ["resourceVersion", "uid", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
+        meta.remove(field);
+    }
+    meta.remove("managedFields");
+    let generated =
+        meta.get("generateName").and_then(Value::as_str).filter(|p| !p.is_empty()).map(str::to_owned);
+    if let (Some(prefix), None) = (generated, meta.get("name")) {
+        meta.insert("name".into(), format!("{prefix}RAND").to_lowercase().into());
+    }
+    match resource.kind {
+        "Pod" => admit_pod(object),
+        "Node" => admit_node(object),
+        _ => {}
+    }
+    Ok(())
+}
+
+fn admit_node(object: &mut Value) {
+    let taint = json!({"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"});
+    let taints = object["spec"].as_object_mut().unwrap().entry("taints").or_insert_with(|| json!([]));
+    taints.as_array_mut().unwrap().push(taint);
+}
+
+fn admit_pod(object: &mut Value) {
+    let spec = object["spec"].as_object_mut().expect("a Pod has a spec");
+    if spec.get("serviceAccountName").is_none() {
+        spec.insert("serviceAccountName".into(), "default".into());
+        spec.insert("serviceAccount".into(), "default".into());
+    }
+    if spec.get("priorityClassName").is_none() {
+        spec.insert("priority".into(), 0.into());
+        spec.entry("preemptionPolicy").or_insert_with(|| "PreemptLowerPriority".into());
+    }
+    let tolerations = spec.entry("tolerations").or_insert_with(|| json!([]));
+    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+        let list = tolerations.as_array_mut().unwrap();
+        let covered = list.iter().any(|t| {
+            (t.get("key").is_none() || t["key"] == key)
+                && (t.get("effect").is_none() || t["effect"] == "NoExecute")
+        });
+        if !covered {
+            list.push(
+                json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}),
+            );
+        }
+    }
+    if spec.get("automountServiceAccountToken") != Some(&Value::Bool(false)) {
+        mount_token(spec);
+    }
+}
+
+const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+fn mount_token(spec: &mut serde_json::Map<String, Value>) {
+    let mut used = false;
+    for list in ["containers", "initContainers"] {
+        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            let mounts =
+                container.as_object_mut().unwrap().entry("volumeMounts").or_insert_with(|| json!([]));
+            let Some(mounts) = mounts.as_array_mut() else { continue };
+            if !mounts.iter().any(|m| m["mountPath"] == TOKEN_PATH) {
+                mounts
+                    .push(json!({"name": "kube-api-access-RAND", "readOnly": true, "mountPath": TOKEN_PATH}));
+                used = true;
+            }
+        }
+    }
+    if used {
+        let volume = json!({"name": "kube-api-access-RAND", "projected": {"defaultMode": 420, "sources": [
+            {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}},
+            {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+            {"downwardAPI": {"items": [{"path": "namespace", "fieldRef":
+                {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}]}},
+        ]}});
+        spec.entry("volumes").or_insert_with(|| json!([])).as_array_mut().unwrap().push(volume);
+    }
+}
+
+/// What runs after creation: names of chance get the recording's stand-ins.
+pub fn after_create(_resource: &Resource, object: &mut Value, _created: &Value) {
+    for name in ["name"] {
+        let meta = &mut object["metadata"];
+        if let Some(generated) = meta[name].as_str().filter(|n| n.ends_with("rand")) {
+            meta[name] = generated.replace("rand", "RAND").into();
+        }
+    }
+}
+
+/// Namespace, name and resourceVersion against the request.
+pub fn before_update(resource: &Resource, object: &mut Value, old: &Value) -> Result<(), Outcome> {
+    let meta = object["metadata"].as_object_mut().expect("decoded objects have metadata");
+    if resource.namespaced() && meta.get("namespace").is_some_and(|n| *n != old["metadata"]["namespace"]) {
+        return Err(refused(400, "BadRequest"));
+    }
+    if meta.get("name").is_some_and(|n| *n != old["metadata"]["name"]) {
+        return Err(refused(400, "BadRequest"));
+    }
+    if meta.get("resourceVersion").is_none() {
+        if !resource.allow_unconditional_update {
+            let causes = vec![("FieldValueInvalid".into(), "metadata.resourceVersion".into())];
+            return Err(Outcome { causes, ..refused(422, "Invalid") });
+        }
+        meta.insert("resourceVersion".into(), old["metadata"]["resourceVersion"].clone());
+    }
+    if let Some(generation) = old["metadata"].get("generation") {
+        meta.insert("generation".into(), generation.clone());
+    }
+    Ok(())
+}
+
+/// Metadata that is the system's own.
+pub fn carry_system_metadata(object: &mut Value, old: &Value) {
+    for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        if let Some(value) = old["metadata"].get(field) {
+            object["metadata"][field] = value.clone();
+        }
+    }
+}
