@@ -1,1 +1,9 @@
-//! The scheduler: queue, cache, filter and score plugins, preemption, binding.
+//! The scheduler.
+
+pub mod cluster;
+pub mod decide;
+pub mod framework;
+mod plugins;
+mod preemption;
+
+pub use plugins::default_profile;

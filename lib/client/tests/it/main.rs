@@ -1,5 +1,7 @@
 //! The client against an apiserver in memory.
 
+#![allow(clippy::unwrap_used)] // a test that cannot go on should stop
+
 mod election;
 mod fake;
 mod informer;
