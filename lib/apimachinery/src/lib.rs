@@ -14,4 +14,5 @@ pub mod facts;
 pub mod field;
 pub mod patch;
 pub mod quantity;
+pub mod selector;
 pub mod time;
