@@ -35,8 +35,10 @@ fn resources() -> impl Iterator<Item = &'static Resource> {
 
 /// The named groups that are served, in order.
 pub fn groups() -> Vec<&'static str> {
-    let mut served: Vec<&str> = resources().map(|resource| resource.group).filter(|group| !group.is_empty()).collect();
-    let place = |group: &str| GROUP_ORDER.iter().position(|known| *known == group).unwrap_or(GROUP_ORDER.len());
+    let mut served: Vec<&str> =
+        resources().map(|resource| resource.group).filter(|group| !group.is_empty()).collect();
+    let place =
+        |group: &str| GROUP_ORDER.iter().position(|known| *known == group).unwrap_or(GROUP_ORDER.len());
     served.sort_by_key(|group| (place(group), *group));
     served.dedup();
     served
@@ -46,7 +48,9 @@ pub fn groups() -> Vec<&'static str> {
 pub fn versions(group: &str) -> Vec<&'static str> {
     let mut versions = Vec::new();
     for resource in resources().filter(|resource| resource.group == group) {
-        versions.extend(resource.versions.iter().filter(|version| !versions.contains(*version)).collect::<Vec<_>>());
+        versions.extend(
+            resource.versions.iter().filter(|version| !versions.contains(*version)).collect::<Vec<_>>(),
+        );
     }
     versions
 }
@@ -76,15 +80,19 @@ pub fn group(name: &str) -> Option<Value> {
 }
 
 fn group_body(name: &str) -> Value {
-    let versions: Vec<Value> =
-        versions(name).into_iter().map(|version| json!({"groupVersion": group_version(name, version), "version": version})).collect();
+    let versions: Vec<Value> = versions(name)
+        .into_iter()
+        .map(|version| json!({"groupVersion": group_version(name, version), "version": version}))
+        .collect();
     json!({"name": name, "versions": versions, "preferredVersion": versions[0]})
 }
 
 /// `GET /api/VERSION` and `GET /apis/GROUP/VERSION`.
 pub fn resource_list(group: &str, version: &str) -> Option<Value> {
     let mut rows = Vec::new();
-    for resource in resources().filter(|resource| resource.group == group && resource.versions.contains(&version)) {
+    for resource in
+        resources().filter(|resource| resource.group == group && resource.versions.contains(&version))
+    {
         rows.push(legacy_row(resource, version));
         for sub in resource.subresources {
             rows.push(legacy_sub(resource, sub.name, sub.kind, sub.verbs));
@@ -94,7 +102,8 @@ pub fn resource_list(group: &str, version: &str) -> Option<Value> {
         rows.push(json!({"name": "bindings", "singularName": "binding", "namespaced": true, "kind": "Binding", "verbs": ["create"]}));
     }
     rows.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
-    let mut list = json!({"kind": "APIResourceList", "groupVersion": group_version(group, version), "resources": rows});
+    let mut list =
+        json!({"kind": "APIResourceList", "groupVersion": group_version(group, version), "resources": rows});
     if !group.is_empty() {
         list["apiVersion"] = "v1".into();
     }
@@ -161,8 +170,10 @@ fn aggregated_rows(group: &str, version: &str) -> Vec<Value> {
         .map(aggregated_row)
         .collect();
     if group.is_empty() {
-        rows.push(json!({"resource": "bindings", "responseKind": {"group": "", "version": "", "kind": "Binding"},
-            "scope": "Namespaced", "singularResource": "binding", "verbs": ["create"]}));
+        rows.push(
+            json!({"resource": "bindings", "responseKind": {"group": "", "version": "", "kind": "Binding"},
+            "scope": "Namespaced", "singularResource": "binding", "verbs": ["create"]}),
+        );
     }
     rows.sort_by(|a, b| a["resource"].as_str().cmp(&b["resource"].as_str()));
     rows
@@ -221,7 +232,11 @@ mod tests {
             let (mine, stock) = (aggregated(core), recorded(file));
             for group in mine["items"].as_array().unwrap() {
                 let name = group["metadata"]["name"].as_str().unwrap_or_default();
-                let other = stock["items"].as_array().unwrap().iter().find(|one| one["metadata"]["name"].as_str().unwrap_or_default() == name);
+                let other = stock["items"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .find(|one| one["metadata"]["name"].as_str().unwrap_or_default() == name);
                 let other = other.unwrap_or_else(|| panic!("stock has no group {name}"));
                 let rows = by(&other["versions"][0]["resources"], "resource");
                 for (resource, row) in by(&group["versions"][0]["resources"], "resource") {
@@ -238,7 +253,9 @@ mod tests {
     /// Subresources that are not built yet are not served, and say so when asked for.
     fn drop_unserved(stock: &mut Value, mine: &Value) {
         let served = mine["subresources"].as_array().map(|_| by(&mine["subresources"], "subresource"));
-        let keep = |sub: &Value| served.as_ref().is_some_and(|served| served.contains_key(sub["subresource"].as_str().unwrap()));
+        let keep = |sub: &Value| {
+            served.as_ref().is_some_and(|served| served.contains_key(sub["subresource"].as_str().unwrap()))
+        };
         if let Some(subs) = stock["subresources"].as_array_mut() {
             subs.retain(keep);
         }
@@ -250,7 +267,8 @@ mod tests {
     #[test]
     fn groups_stand_in_stocks_order() {
         let stock = recorded("legacy-apis.json");
-        let order: Vec<&str> = stock["groups"].as_array().unwrap().iter().map(|group| group["name"].as_str().unwrap()).collect();
+        let order: Vec<&str> =
+            stock["groups"].as_array().unwrap().iter().map(|group| group["name"].as_str().unwrap()).collect();
         let mine = groups();
         let expected: Vec<&str> = order.into_iter().filter(|name| mine.contains(name)).collect();
         assert_eq!(mine, expected);

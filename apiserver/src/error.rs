@@ -171,9 +171,11 @@ impl ApiError {
             details
         };
         let details = match self {
-            ApiError::Forbidden { on, .. } | ApiError::NotFound(on) | ApiError::AlreadyExists(on) | ApiError::Conflict { on, .. } | ApiError::Timeout { on, .. } => {
-                named(on)
-            }
+            ApiError::Forbidden { on, .. }
+            | ApiError::NotFound(on)
+            | ApiError::AlreadyExists(on)
+            | ApiError::Conflict { on, .. }
+            | ApiError::Timeout { on, .. } => named(on),
             ApiError::NoSuchPath | ApiError::MethodNotAllowed => serde_json::Map::new(),
             ApiError::Invalid { on, errors } => {
                 let mut details = named(on);
@@ -185,9 +187,10 @@ impl ApiError {
                 let causes = causes.iter().map(|(message, field)| json!({"reason": "FieldManagerConflict", "message": message, "field": field}));
                 serde_json::Map::from_iter([("causes".to_owned(), causes.collect())])
             }
-            ApiError::TooManyRequests { retry_after_seconds, .. } => {
-                serde_json::Map::from_iter([("retryAfterSeconds".to_owned(), Value::from(*retry_after_seconds))])
-            }
+            ApiError::TooManyRequests { retry_after_seconds, .. } => serde_json::Map::from_iter([(
+                "retryAfterSeconds".to_owned(),
+                Value::from(*retry_after_seconds),
+            )]),
             ApiError::Internal(message) => {
                 serde_json::Map::from_iter([("causes".to_owned(), json!([{"message": message}]))])
             }
@@ -220,6 +223,9 @@ mod tests {
     #[test]
     fn grouped_names_bear_their_group() {
         let on = Named { group: "coordination.k8s.io".into(), kind: "leases".into(), name: "l".into() };
-        assert_eq!(ApiError::AlreadyExists(on).to_string(), "leases.coordination.k8s.io \"l\" already exists");
+        assert_eq!(
+            ApiError::AlreadyExists(on).to_string(),
+            "leases.coordination.k8s.io \"l\" already exists"
+        );
     }
 }

@@ -2,7 +2,9 @@
 
 mod authn;
 mod authz;
+mod body;
 mod discovery;
 mod error;
 mod negotiate;
+mod object;
 mod request;

@@ -72,7 +72,11 @@ fn accepted(header: &str) -> Vec<Accepted<'_>> {
             let mut pieces = part.split(';').map(str::trim);
             let kind = pieces.next().filter(|kind| !kind.is_empty())?;
             let parameters: Vec<(&str, &str)> = pieces.filter_map(|piece| piece.split_once('=')).collect();
-            let quality = parameters.iter().find(|(name, _)| *name == "q").and_then(|(_, value)| value.parse().ok()).unwrap_or(1.0);
+            let quality = parameters
+                .iter()
+                .find(|(name, _)| *name == "q")
+                .and_then(|(_, value)| value.parse().ok())
+                .unwrap_or(1.0);
             Some(Accepted { kind, parameters, quality })
         })
         .collect();
@@ -119,7 +123,10 @@ fn offered(accepted: &Accepted<'_>) -> Option<Form> {
 /// Whether a client wants aggregated discovery.
 pub fn wants_aggregated_discovery(headers: &HeaderMap) -> bool {
     accepted(header(headers, &ACCEPT)).iter().any(|one| {
-        one.kind == "application/json" && one.parameter("g") == "apidiscovery.k8s.io" && one.parameter("v") == "v2" && one.parameter("as") == "APIGroupDiscoveryList"
+        one.kind == "application/json"
+            && one.parameter("g") == "apidiscovery.k8s.io"
+            && one.parameter("v") == "v2"
+            && one.parameter("as") == "APIGroupDiscoveryList"
     })
 }
 
@@ -189,10 +196,22 @@ mod tests {
     fn the_first_form_that_can_be_given_wins() {
         check("application/json", Some((Encoding::Json, Shape::Object)));
         check("*/*", Some((Encoding::Json, Shape::Object)));
-        check("application/vnd.kubernetes.protobuf, application/json", Some((Encoding::Protobuf, Shape::Object)));
-        check("application/json;as=Table;v=v1;g=meta.k8s.io,application/json", Some((Encoding::Json, Shape::Table)));
-        check("application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json", Some((Encoding::Json, Shape::Object)));
-        check("application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io", Some((Encoding::Json, Shape::Partial)));
+        check(
+            "application/vnd.kubernetes.protobuf, application/json",
+            Some((Encoding::Protobuf, Shape::Object)),
+        );
+        check(
+            "application/json;as=Table;v=v1;g=meta.k8s.io,application/json",
+            Some((Encoding::Json, Shape::Table)),
+        );
+        check(
+            "application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json",
+            Some((Encoding::Json, Shape::Object)),
+        );
+        check(
+            "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io",
+            Some((Encoding::Json, Shape::Partial)),
+        );
         check("application/json;q=0.5, application/yaml", Some((Encoding::Yaml, Shape::Object)));
         check("text/html", None);
     }

@@ -112,7 +112,10 @@ impl Query {
     pub fn number(&self, name: &str) -> Result<Option<i64>> {
         match self.get(name) {
             "" => Ok(None),
-            text => text.parse().map(Some).map_err(|_| ApiError::BadRequest(format!("{name}: {text:?} is not a whole number"))),
+            text => text
+                .parse()
+                .map(Some)
+                .map_err(|_| ApiError::BadRequest(format!("{name}: {text:?} is not a whole number"))),
         }
     }
 }
@@ -166,7 +169,8 @@ impl RequestInfo {
     /// Reads method, path and query. Unknown methods are refused later; they read as [`Verb::Get`].
     pub fn of(method: &Method, path: &str, query: &str) -> RequestInfo {
         let query = Query::parse(query);
-        let segments: Vec<String> = path.split('/').filter(|part| !part.is_empty()).map(unescape_segment).collect();
+        let segments: Vec<String> =
+            path.split('/').filter(|part| !part.is_empty()).map(unescape_segment).collect();
         let resource = resource_path(&segments);
         let collection = resource.as_ref().is_some_and(|resource| resource.name.is_empty());
         let verb = match (method.as_str(), collection) {
@@ -187,7 +191,9 @@ impl RequestInfo {
     /// A list or watch of one name is authorized as one of that name.
     fn name_from_selector(&mut self) {
         let selector = self.query.get("fieldSelector");
-        let Some(name) = selector.split(',').find_map(|part| part.strip_prefix("metadata.name=")) else { return };
+        let Some(name) = selector.split(',').find_map(|part| part.strip_prefix("metadata.name=")) else {
+            return;
+        };
         let name = name.trim_start_matches('=').to_owned();
         if let Some(resource) = &mut self.resource
             && matches!(self.verb, Verb::List | Verb::Watch | Verb::DeleteCollection)
@@ -228,8 +234,12 @@ fn resource_path(segments: &[String]) -> Option<ResourcePath> {
         [namespaces, name, sub] if namespaces == "namespaces" && (sub == "status" || sub == "finalize") => {
             Some(ResourcePath { namespace: name.clone(), ..plain("", rest) })
         }
-        [namespaces, namespace, inner @ ..] if namespaces == "namespaces" && !inner.is_empty() => Some(plain(namespace, inner)),
-        [namespaces, name] if namespaces == "namespaces" => Some(ResourcePath { namespace: name.clone(), ..plain("", rest) }),
+        [namespaces, namespace, inner @ ..] if namespaces == "namespaces" && !inner.is_empty() => {
+            Some(plain(namespace, inner))
+        }
+        [namespaces, name] if namespaces == "namespaces" => {
+            Some(ResourcePath { namespace: name.clone(), ..plain("", rest) })
+        }
         rest => Some(plain("", rest)),
     }
 }
@@ -245,7 +255,10 @@ mod tests {
         let verb = info.verb.name();
         let seen = match info.resource {
             None => "path".to_owned(),
-            Some(r) => format!("{verb} {}/{} ns={} {} name={} sub={}", r.group, r.version, r.namespace, r.resource, r.name, r.subresource),
+            Some(r) => format!(
+                "{verb} {}/{} ns={} {} name={} sub={}",
+                r.group, r.version, r.namespace, r.resource, r.name, r.subresource
+            ),
         };
         assert_eq!(seen, want, "{request}");
     }
@@ -257,12 +270,18 @@ mod tests {
         check("GET /api/v1/namespaces/a/pods/p/log", "get /v1 ns=a pods name=p sub=log");
         check("PUT /api/v1/namespaces/a/status", "update /v1 ns=a namespaces name=a sub=status");
         check("DELETE /api/v1/namespaces/a", "delete /v1 ns=a namespaces name=a sub=");
-        check("DELETE /apis/apps/v1/namespaces/a/deployments", "deletecollection apps/v1 ns=a deployments name= sub=");
+        check(
+            "DELETE /apis/apps/v1/namespaces/a/deployments",
+            "deletecollection apps/v1 ns=a deployments name= sub=",
+        );
         check("POST /api/v1/namespaces", "create /v1 ns= namespaces name= sub=");
         check("GET /api/v1", "path");
         check("GET /apis/apps", "path");
         check("GET /healthz", "path");
-        check("GET /api/v1/nodes?fieldSelector=metadata.name%3Dn1&watch=true", "watch /v1 ns= nodes name=n1 sub=");
+        check(
+            "GET /api/v1/nodes?fieldSelector=metadata.name%3Dn1&watch=true",
+            "watch /v1 ns= nodes name=n1 sub=",
+        );
     }
 
     #[test]

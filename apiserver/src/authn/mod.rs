@@ -93,7 +93,10 @@ impl Authenticator {
         }
         let Some(header) = headers.get(AUTHORIZATION) else { return Ok(UserInfo::anonymous()) };
         let text = header.to_str().map_err(|_| ApiError::Unauthorized)?;
-        let token = text.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim());
+        let token = text
+            .split_once(' ')
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .map(|(_, token)| token.trim());
         let token = token.filter(|token| !token.is_empty()).ok_or(ApiError::Unauthorized)?;
         let user = self.tokens.user(token, &[], now).map(|(user, _)| user);
         user.map_err(|error| {
@@ -113,7 +116,12 @@ fn by_certificate(der: &CertificateDer<'_>) -> Option<UserInfo> {
     let organizations = certificate.subject().iter_organization().filter_map(|one| one.as_str().ok());
     let groups = organizations.chain([AUTHENTICATED]).map(str::to_owned).collect();
     let id = format!("X509SHA256={}", hex::encode(Sha256::digest(der)));
-    Some(UserInfo { name, groups, extra: BTreeMap::from([(CREDENTIAL_ID.to_owned(), vec![id])]), uid: String::new() })
+    Some(UserInfo {
+        name,
+        groups,
+        extra: BTreeMap::from([(CREDENTIAL_ID.to_owned(), vec![id])]),
+        uid: String::new(),
+    })
 }
 
 #[cfg(test)]

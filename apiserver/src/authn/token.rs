@@ -99,7 +99,13 @@ impl Tokens {
     ///
     /// # Errors
     /// [`TokenError::Key`].
-    pub fn load(issuer: &str, audiences: &[String], signing: &Path, verifying: &[std::path::PathBuf], alive: Box<Alive>) -> Result<Tokens, TokenError> {
+    pub fn load(
+        issuer: &str,
+        audiences: &[String],
+        signing: &Path,
+        verifying: &[std::path::PathBuf],
+        alive: Box<Alive>,
+    ) -> Result<Tokens, TokenError> {
         let signing = read(signing, |pem| {
             let rsa = || EncodingKey::from_rsa_pem(pem).map(|key| (Algorithm::RS256, key));
             EncodingKey::from_ec_pem(pem).map(|key| (Algorithm::ES256, key)).or_else(|_| rsa())
@@ -139,7 +145,12 @@ impl Tokens {
     ///
     /// # Errors
     /// Everything that makes a token unbelievable.
-    pub fn user(&self, token: &str, wanted: &[String], now: jiff::Timestamp) -> Result<(UserInfo, Vec<String>), TokenError> {
+    pub fn user(
+        &self,
+        token: &str,
+        wanted: &[String],
+        now: jiff::Timestamp,
+    ) -> Result<(UserInfo, Vec<String>), TokenError> {
         let claims = self.verify(token, now)?;
         let wanted = if wanted.is_empty() { &self.audiences[..] } else { wanted };
         let shared: Vec<String> = wanted.iter().filter(|one| claims.aud.contains(one)).cloned().collect();
@@ -147,7 +158,11 @@ impl Tokens {
             return Err(TokenError::Audience(claims.aud));
         }
         let own = &claims.kubernetes;
-        let bound = [("serviceaccounts", Some(&own.serviceaccount)), ("pods", own.pod.as_ref()), ("secrets", own.secret.as_ref())];
+        let bound = [
+            ("serviceaccounts", Some(&own.serviceaccount)),
+            ("pods", own.pod.as_ref()),
+            ("secrets", own.secret.as_ref()),
+        ];
         for (resource, object) in bound {
             if let Some(object) = object.filter(|object| !(self.alive)(resource, &own.namespace, object)) {
                 return Err(TokenError::Unbound(format!("{resource} {}/{}", own.namespace, object.name)));
@@ -162,10 +177,15 @@ impl Tokens {
             let mut validation = Validation::new(*algorithm);
             validation.set_issuer(&[&self.issuer]);
             // Time is an argument here, and audiences are compared by the caller's wish.
-            (validation.validate_aud, validation.validate_exp, validation.validate_nbf) = (false, false, false);
+            (validation.validate_aud, validation.validate_exp, validation.validate_nbf) =
+                (false, false, false);
             match jsonwebtoken::decode::<Claims>(token, key, &validation) {
-                Ok(data) if data.claims.exp <= now.as_second() => last = jsonwebtoken::errors::ErrorKind::ExpiredSignature.into(),
-                Ok(data) if data.claims.nbf > now.as_second() + 10 => last = jsonwebtoken::errors::ErrorKind::ImmatureSignature.into(),
+                Ok(data) if data.claims.exp <= now.as_second() => {
+                    last = jsonwebtoken::errors::ErrorKind::ExpiredSignature.into()
+                }
+                Ok(data) if data.claims.nbf > now.as_second() + 10 => {
+                    last = jsonwebtoken::errors::ErrorKind::ImmatureSignature.into()
+                }
                 Ok(data) => return Ok(data.claims),
                 Err(error) => last = error,
             }
@@ -174,7 +194,10 @@ impl Tokens {
     }
 }
 
-fn read<T>(path: &Path, parse: impl FnOnce(&[u8]) -> jsonwebtoken::errors::Result<T>) -> Result<T, TokenError> {
+fn read<T>(
+    path: &Path,
+    parse: impl FnOnce(&[u8]) -> jsonwebtoken::errors::Result<T>,
+) -> Result<T, TokenError> {
     let bad = |problem: String| TokenError::Key { path: path.display().to_string(), problem };
     let pem = std::fs::read(path).map_err(|error| bad(error.to_string()))?;
     parse(&pem).map_err(|error| bad(error.to_string()))
@@ -191,7 +214,11 @@ fn user(claims: &Claims) -> UserInfo {
             }
         }
     }
-    let groups = ["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{}", own.namespace), AUTHENTICATED.to_owned()];
+    let groups = [
+        "system:serviceaccounts".to_owned(),
+        format!("system:serviceaccounts:{}", own.namespace),
+        AUTHENTICATED.to_owned(),
+    ];
     let name = format!("system:serviceaccount:{}:{}", own.namespace, own.serviceaccount.name);
     UserInfo { name, uid: own.serviceaccount.uid.clone(), groups: groups.into(), extra }
 }

@@ -44,7 +44,12 @@ impl Attributes {
     /// What a request asks for.
     pub fn of(user: &UserInfo, info: &RequestInfo) -> Attributes {
         match &info.resource {
-            None => Attributes { user: user.clone(), verb: info.method.as_str().to_ascii_lowercase(), resource: None, path: info.path.clone() },
+            None => Attributes {
+                user: user.clone(),
+                verb: info.method.as_str().to_ascii_lowercase(),
+                resource: None,
+                path: info.path.clone(),
+            },
             Some(resource) => Attributes {
                 user: user.clone(),
                 verb: info.verb.name().to_owned(),
@@ -68,12 +73,16 @@ impl Attributes {
         match &self.resource {
             None => format!("User {user:?} cannot {} path {:?}{reason}", self.verb, self.path),
             Some(on) => {
-                let slash = if on.subresource.is_empty() { String::new() } else { format!("/{}", on.subresource) };
+                let slash =
+                    if on.subresource.is_empty() { String::new() } else { format!("/{}", on.subresource) };
                 let scope = match on.namespace.as_str() {
                     "" => "at the cluster scope".to_owned(),
                     namespace => format!("in the namespace {namespace:?}"),
                 };
-                format!("User {user:?} cannot {} resource \"{}{slash}\" in API group {:?} {scope}{reason}", self.verb, on.resource, on.group)
+                format!(
+                    "User {user:?} cannot {} resource \"{}{slash}\" in API group {:?} {scope}{reason}",
+                    self.verb, on.resource, on.group
+                )
             }
         }
     }
@@ -106,7 +115,13 @@ impl Authorizer {
         }
         match self.nodes.decide(attributes) {
             Decision::NoOpinion(first) => match self.rbac.decide(attributes) {
-                Decision::NoOpinion(second) => Decision::NoOpinion([first, second].into_iter().filter(|reason| !reason.is_empty()).collect::<Vec<_>>().join(", ")),
+                Decision::NoOpinion(second) => Decision::NoOpinion(
+                    [first, second]
+                        .into_iter()
+                        .filter(|reason| !reason.is_empty())
+                        .collect::<Vec<_>>()
+                        .join(", "),
+                ),
                 decided => decided,
             },
             decided => decided,

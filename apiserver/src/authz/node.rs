@@ -27,7 +27,8 @@ pub struct NodeGraph(RwLock<Graph>);
 impl NodeGraph {
     /// Takes over a created or changed Pod.
     pub fn put_pod(&self, pod: &Value) {
-        let text = |pointer: &str| pod.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let text =
+            |pointer: &str| pod.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
         let key = (text("/metadata/namespace"), text("/metadata/name"));
         let node = text("/spec/nodeName");
         self.remove_pod(&key.0, &key.1);
@@ -46,7 +47,9 @@ impl NodeGraph {
     /// Forgets a deleted Pod.
     pub fn remove_pod(&self, namespace: &str, name: &str) {
         let mut graph = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let Some((node, references)) = graph.pods.remove(&(namespace.to_owned(), name.to_owned())) else { return };
+        let Some((node, references)) = graph.pods.remove(&(namespace.to_owned(), name.to_owned())) else {
+            return;
+        };
         let Some(counts) = graph.nodes.get_mut(&node) else { return };
         for reference in references {
             if let Some(count) = counts.get_mut(&reference) {
@@ -75,8 +78,15 @@ impl NodeGraph {
         let Some(on) = &attributes.resource else { return Decision::NoOpinion(String::new()) };
         let read = matches!(attributes.verb.as_str(), "get" | "list" | "watch");
         match (on.group.as_str(), on.resource.as_str()) {
-            ("", "secrets" | "configmaps") => self.referred(node, on, read && !on.name.is_empty() && on.subresource.is_empty()),
-            ("", "serviceaccounts") => self.referred(node, on, (attributes.verb == "create" && on.subresource == "token") || (attributes.verb == "get" && on.subresource.is_empty())),
+            ("", "secrets" | "configmaps") => {
+                self.referred(node, on, read && !on.name.is_empty() && on.subresource.is_empty())
+            }
+            ("", "serviceaccounts") => self.referred(
+                node,
+                on,
+                (attributes.verb == "create" && on.subresource == "token")
+                    || (attributes.verb == "get" && on.subresource.is_empty()),
+            ),
             ("coordination.k8s.io", "leases") => own_lease(node, on, &attributes.verb),
             ("", "pods") => own_pods(on, &attributes.verb),
             _ => always(on, &attributes.verb),
@@ -85,7 +95,9 @@ impl NodeGraph {
 
     fn referred(&self, node: &str, on: &ResourceAttributes, right_verb: bool) -> Decision {
         if !right_verb {
-            return Decision::NoOpinion(format!("no relationship found between node {node:?} and this object"));
+            return Decision::NoOpinion(format!(
+                "no relationship found between node {node:?} and this object"
+            ));
         }
         if self.refers(node, &on.resource, &on.namespace, &on.name) {
             return Decision::Allow(String::new());
@@ -96,7 +108,8 @@ impl NodeGraph {
 
 /// A kubelet renews the lease that bears its node's name.
 fn own_lease(node: &str, on: &ResourceAttributes, verb: &str) -> Decision {
-    let own = on.namespace == "kube-node-lease" && matches!(verb, "get" | "create" | "update" | "patch" | "delete");
+    let own =
+        on.namespace == "kube-node-lease" && matches!(verb, "get" | "create" | "update" | "patch" | "delete");
     // The name of a new object is in its body, where NodeRestriction looks.
     if own && (on.name == node || (verb == "create" && on.name.is_empty())) {
         return Decision::Allow(String::new());
@@ -119,14 +132,19 @@ fn own_pods(on: &ResourceAttributes, verb: &str) -> Decision {
 fn always(on: &ResourceAttributes, verb: &str) -> Decision {
     let read = matches!(verb, "get" | "list" | "watch");
     let allowed = match (on.group.as_str(), on.resource.as_str(), on.subresource.as_str()) {
-        ("authentication.k8s.io", "tokenreviews", "") | ("authorization.k8s.io", "subjectaccessreviews" | "localsubjectaccessreviews", "") => verb == "create",
+        ("authentication.k8s.io", "tokenreviews", "")
+        | ("authorization.k8s.io", "subjectaccessreviews" | "localsubjectaccessreviews", "") => {
+            verb == "create"
+        }
         ("", "services", "") => read,
         ("", "nodes", "") => read || matches!(verb, "create" | "update" | "patch"),
         ("", "nodes", "status") => matches!(verb, "update" | "patch"),
         ("" | "events.k8s.io", "events", "") => matches!(verb, "create" | "update" | "patch"),
         ("certificates.k8s.io", "certificatesigningrequests", "") => read || verb == "create",
         ("storage.k8s.io", "csidrivers", "") | ("node.k8s.io", "runtimeclasses", "") => read,
-        ("storage.k8s.io", "csinodes", "") => read || matches!(verb, "create" | "delete" | "patch" | "update"),
+        ("storage.k8s.io", "csinodes", "") => {
+            read || matches!(verb, "create" | "delete" | "patch" | "update")
+        }
         _ => false,
     };
     if allowed { Decision::Allow(String::new()) } else { Decision::NoOpinion(String::new()) }
@@ -187,12 +205,31 @@ mod tests {
             "volumes": [{"projected": {"sources": [{"configMap": {"name": "c"}}]}}]}})
     }
 
-    fn check(graph: &NodeGraph, verb: &str, group: &str, resource: &str, subresource: &str, name: &str, want: bool) {
+    fn check(
+        graph: &NodeGraph,
+        verb: &str,
+        group: &str,
+        resource: &str,
+        subresource: &str,
+        name: &str,
+        want: bool,
+    ) {
         let namespace = if resource == "leases" { "kube-node-lease" } else { "n" };
-        let on = ResourceAttributes { group: group.into(), version: "v1".into(), resource: resource.into(), subresource: subresource.into(), namespace: namespace.into(), name: name.into() };
+        let on = ResourceAttributes {
+            group: group.into(),
+            version: "v1".into(),
+            resource: resource.into(),
+            subresource: subresource.into(),
+            namespace: namespace.into(),
+            name: name.into(),
+        };
         let user = UserInfo::known("system:node:a", &["system:nodes"]);
         let attributes = Attributes { user, verb: verb.into(), resource: Some(on), path: String::new() };
-        assert_eq!(graph.decide(&attributes) == Decision::Allow(String::new()), want, "{verb} {resource}/{name} {subresource}");
+        assert_eq!(
+            graph.decide(&attributes) == Decision::Allow(String::new()),
+            want,
+            "{verb} {resource}/{name} {subresource}"
+        );
     }
 
     #[test]

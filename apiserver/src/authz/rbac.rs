@@ -40,21 +40,36 @@ impl Rule {
             return false;
         }
         let Some(on) = &attributes.resource else {
-            let fits = |url: &String| url.strip_suffix('*').map_or(*url == attributes.path, |start| attributes.path.starts_with(start));
+            let fits = |url: &String| {
+                url.strip_suffix('*')
+                    .map_or(*url == attributes.path, |start| attributes.path.starts_with(start))
+            };
             return self.non_resource_urls.iter().any(fits);
         };
-        let resource = if on.subresource.is_empty() { on.resource.clone() } else { format!("{}/{}", on.resource, on.subresource) };
+        let resource = if on.subresource.is_empty() {
+            on.resource.clone()
+        } else {
+            format!("{}/{}", on.resource, on.subresource)
+        };
         let any_of_subresource = format!("*/{}", on.subresource);
-        let resource_fits = self.resources.iter().any(|one| one == "*" || *one == resource || (!on.subresource.is_empty() && *one == any_of_subresource));
+        let resource_fits = self.resources.iter().any(|one| {
+            one == "*" || *one == resource || (!on.subresource.is_empty() && *one == any_of_subresource)
+        });
         let name_fits = self.resource_names.is_empty() || self.resource_names.contains(&on.name);
         named(&self.api_groups, &on.group) && resource_fits && name_fits
     }
 
     /// Whether this rule gives all that `other` gives, for the check that nobody gives more than he has.
     pub fn covers(&self, other: &Rule) -> bool {
-        let all = |have: &[String], want: &[String]| have.iter().any(|one| one == "*") || want.iter().all(|one| have.contains(one));
+        let all = |have: &[String], want: &[String]| {
+            have.iter().any(|one| one == "*") || want.iter().all(|one| have.contains(one))
+        };
         let urls = |have: &[String], want: &[String]| {
-            want.iter().all(|url| have.iter().any(|one| one == url || one.strip_suffix('*').is_some_and(|start| url.starts_with(start))))
+            want.iter().all(|url| {
+                have.iter().any(|one| {
+                    one == url || one.strip_suffix('*').is_some_and(|start| url.starts_with(start))
+                })
+            })
         };
         let resources = |have: &[String], want: &[String]| {
             want.iter().all(|one| {
@@ -62,7 +77,9 @@ impl Rule {
                 have.iter().any(|had| had == "*" || had == one || Some(had) == any_of.as_ref())
             })
         };
-        let names = self.resource_names.is_empty() || (!other.resource_names.is_empty() && other.resource_names.iter().all(|name| self.resource_names.contains(name)));
+        let names = self.resource_names.is_empty()
+            || (!other.resource_names.is_empty()
+                && other.resource_names.iter().all(|name| self.resource_names.contains(name)));
         all(&self.verbs, &other.verbs)
             && all(&self.api_groups, &other.api_groups)
             && resources(&self.resources, &other.resources)
@@ -119,7 +136,8 @@ impl Subject {
             "User" => self.name == user.name,
             "Group" => user.in_group(&self.name),
             "ServiceAccount" => {
-                let mut parts = user.name.strip_prefix("system:serviceaccount:").unwrap_or_default().splitn(2, ':');
+                let mut parts =
+                    user.name.strip_prefix("system:serviceaccount:").unwrap_or_default().splitn(2, ':');
                 parts.next() == Some(self.namespace.as_str()) && parts.next() == Some(self.name.as_str())
             }
             _ => false,
@@ -168,7 +186,9 @@ impl Rbac {
             }
             Table::Bindings => {
                 let binding: Binding = serde::Deserialize::deserialize(object).unwrap_or_default();
-                tables.bindings.insert((binding.metadata.namespace.clone(), binding.metadata.name.clone()), binding);
+                tables
+                    .bindings
+                    .insert((binding.metadata.namespace.clone(), binding.metadata.name.clone()), binding);
             }
         }
         self.0.store(Arc::new(tables));
@@ -224,15 +244,21 @@ impl Tables {
         let of = |namespace: &str| {
             let start = (namespace.to_owned(), String::new());
             let namespace = namespace.to_owned();
-            self.bindings.range(start..).take_while(move |(key, _)| key.0 == namespace).map(|(_, binding)| binding)
+            self.bindings
+                .range(start..)
+                .take_while(move |(key, _)| key.0 == namespace)
+                .map(|(_, binding)| binding)
         };
         let local = (!namespace.is_empty()).then(|| of(namespace)).into_iter().flatten();
         for binding in of("").chain(local) {
             if !binding.subjects.iter().any(|subject| subject.is(user)) {
                 continue;
             }
-            let home = if binding.role_ref.kind == "ClusterRole" { "" } else { binding.metadata.namespace.as_str() };
-            let Some(role) = self.roles.get(&(home.to_owned(), binding.role_ref.name.clone())) else { continue };
+            let home =
+                if binding.role_ref.kind == "ClusterRole" { "" } else { binding.metadata.namespace.as_str() };
+            let Some(role) = self.roles.get(&(home.to_owned(), binding.role_ref.name.clone())) else {
+                continue;
+            };
             if role.rules.iter().any(|rule| see(binding, rule)) {
                 return;
             }
@@ -243,9 +269,20 @@ impl Tables {
 impl Binding {
     fn reason(&self, user: &UserInfo) -> String {
         let kind = if self.metadata.namespace.is_empty() { "ClusterRoleBinding" } else { "RoleBinding" };
-        let slash = if self.metadata.namespace.is_empty() { String::new() } else { format!("/{}", self.metadata.namespace) };
-        let subject = self.subjects.iter().find(|subject| subject.is(user)).map_or(String::new(), |one| format!("{} {:?}", one.kind, one.name));
-        format!("RBAC: allowed by {kind} \"{}{slash}\" of {} {:?} to {subject}", self.metadata.name, self.role_ref.kind, self.role_ref.name)
+        let slash = if self.metadata.namespace.is_empty() {
+            String::new()
+        } else {
+            format!("/{}", self.metadata.namespace)
+        };
+        let subject = self
+            .subjects
+            .iter()
+            .find(|subject| subject.is(user))
+            .map_or(String::new(), |one| format!("{} {:?}", one.kind, one.name));
+        format!(
+            "RBAC: allowed by {kind} \"{}{slash}\" of {} {:?} to {subject}",
+            self.metadata.name, self.role_ref.kind, self.role_ref.name
+        )
     }
 }
 
@@ -261,8 +298,11 @@ mod tests {
             {"verbs": ["get"], "nonResourceURLs": ["/metrics", "/logs/*"]}]}));
         rbac.put("roles", &json!({"metadata": {"name": "one", "namespace": "a"}, "rules": [{"verbs": ["*"], "apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["c"]}]}));
         rbac.put("clusterrolebindings", &json!({"metadata": {"name": "v"}, "roleRef": {"kind": "ClusterRole", "name": "view"}, "subjects": [{"kind": "Group", "name": "viewers"}]}));
-        rbac.put("rolebindings", &json!({"metadata": {"name": "o", "namespace": "a"}, "roleRef": {"kind": "Role", "name": "one"},
-            "subjects": [{"kind": "ServiceAccount", "name": "sa", "namespace": "b"}]}));
+        rbac.put(
+            "rolebindings",
+            &json!({"metadata": {"name": "o", "namespace": "a"}, "roleRef": {"kind": "Role", "name": "one"},
+            "subjects": [{"kind": "ServiceAccount", "name": "sa", "namespace": "b"}]}),
+        );
         rbac
     }
 
@@ -271,8 +311,20 @@ mod tests {
         let mut next = || parts.next().unwrap_or_default().to_owned();
         let (namespace, resource, subresource, name) = (next(), next(), next(), next());
         let strip = |text: String| if text == "-" { String::new() } else { text };
-        let resource = ResourceAttributes { namespace: strip(namespace), resource, subresource: strip(subresource), name: strip(name), version: "v1".into(), group: String::new() };
-        let attributes = Attributes { user: user.clone(), verb: verb.into(), resource: Some(resource), path: String::new() };
+        let resource = ResourceAttributes {
+            namespace: strip(namespace),
+            resource,
+            subresource: strip(subresource),
+            name: strip(name),
+            version: "v1".into(),
+            group: String::new(),
+        };
+        let attributes = Attributes {
+            user: user.clone(),
+            verb: verb.into(),
+            resource: Some(resource),
+            path: String::new(),
+        };
         let allowed = matches!(rbac().decide(&attributes), Decision::Allow(_));
         assert_eq!(allowed, want, "{} {verb} {on}", user.name);
     }
@@ -295,7 +347,12 @@ mod tests {
 
     #[test]
     fn paths_may_end_in_a_star() {
-        let attributes = |path: &str| Attributes { user: UserInfo::known("v", &["viewers"]), verb: "get".into(), resource: None, path: path.into() };
+        let attributes = |path: &str| Attributes {
+            user: UserInfo::known("v", &["viewers"]),
+            verb: "get".into(),
+            resource: None,
+            path: path.into(),
+        };
         for (path, want) in [("/metrics", true), ("/logs/x", true), ("/logs", false), ("/metrics/x", false)] {
             assert_eq!(matches!(rbac().decide(&attributes(path)), Decision::Allow(_)), want, "{path}");
         }

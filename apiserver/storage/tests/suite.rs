@@ -1,0 +1,162 @@
+//! One suite over every store.
+#![allow(clippy::unwrap_used)]
+
+use bytes::Bytes;
+use minik_storage::{Embedded, Expect, Memory, Revision, Storage, StorageError};
+use std::sync::Arc;
+
+const QUOTA: u64 = 1 << 20;
+
+/// Calls a test with each store.
+macro_rules! over_every_store {
+    ($($test:ident),* $(,)?) => { $(
+        mod $test {
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn memory() { super::$test(std::sync::Arc::new(super::Memory::new())).await }
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn embedded() {
+                let folder = tempfile::tempdir().unwrap();
+                super::$test(std::sync::Arc::new(super::Embedded::open(folder.path(), super::QUOTA).unwrap())).await
+            }
+        }
+    )* };
+}
+
+over_every_store!(
+    writes_demand_what_is_there,
+    lists_are_of_one_revision,
+    watches_miss_nothing,
+    old_revisions_are_forgotten,
+    what_expires_goes,
+    racing_writers_take_turns
+);
+
+fn value(text: &'static str) -> Bytes {
+    Bytes::from_static(text.as_bytes())
+}
+
+async fn writes_demand_what_is_there(store: Arc<dyn Storage>) {
+    let first = store.put("/a", value("1"), Expect::Absent, None).await.unwrap();
+    match store.put("/a", value("2"), Expect::Absent, None).await {
+        Err(StorageError::Conflict(Some(there))) => {
+            assert_eq!((there.value, there.revision), (value("1"), first))
+        }
+        other => panic!("{other:?}"),
+    }
+    let second = store.put("/a", value("2"), Expect::At(first), None).await.unwrap();
+    assert!(second > first);
+    assert!(matches!(store.delete("/a", first).await, Err(StorageError::Conflict(Some(_)))));
+    store.delete("/a", second).await.unwrap();
+    assert!(matches!(store.delete("/a", second).await, Err(StorageError::Conflict(None))));
+    assert_eq!(store.get("/a").await.unwrap(), None);
+}
+
+async fn lists_are_of_one_revision(store: Arc<dyn Storage>) {
+    for key in ["/a/1", "/a/2", "/b/1"] {
+        store.put(key, value("x"), Expect::Absent, None).await.unwrap();
+    }
+    let all = store.list("/a/").await.unwrap();
+    let keys: Vec<&str> = all.records.iter().map(|record| &*record.key).collect();
+    assert_eq!((keys, all.revision), (vec!["/a/1", "/a/2"], store.revision().await.unwrap()));
+}
+
+async fn watches_miss_nothing(store: Arc<dyn Storage>) {
+    let start = store.revision().await.unwrap();
+    let one = store.put("/a", value("1"), Expect::Absent, None).await.unwrap();
+    let mut changes = store.watch(start).await.unwrap();
+    let two = store.put("/a", value("2"), Expect::At(one), None).await.unwrap();
+    let three = store.delete("/a", two).await.unwrap();
+    for (revision, wanted) in [(one, Some("1")), (two, Some("2")), (three, None)] {
+        let change = changes.recv().await.unwrap().unwrap();
+        assert_eq!((change.revision, change.value), (revision, wanted.map(value)));
+    }
+}
+
+async fn old_revisions_are_forgotten(store: Arc<dyn Storage>) {
+    let one = store.put("/a", value("1"), Expect::Absent, None).await.unwrap();
+    let two = store.put("/a", value("2"), Expect::At(one), None).await.unwrap();
+    store.compact(two).await.unwrap();
+    assert!(matches!(store.watch(Revision(0)).await, Err(StorageError::Compacted { .. })));
+    assert!(store.watch(two).await.is_ok());
+    assert_eq!(store.get("/a").await.unwrap().unwrap().value, value("2"));
+}
+
+async fn what_expires_goes(store: Arc<dyn Storage>) {
+    let soon = store.put("/soon", value("1"), Expect::Absent, Some(100)).await.unwrap();
+    store.put("/later", value("1"), Expect::Absent, Some(200)).await.unwrap();
+    store.expire(150).await.unwrap();
+    assert!(store.get("/soon").await.unwrap().is_none() && store.get("/later").await.unwrap().is_some());
+    assert!(store.revision().await.unwrap() > soon);
+}
+
+async fn racing_writers_take_turns(store: Arc<dyn Storage>) {
+    let mut writers = tokio::task::JoinSet::new();
+    let start = store.put("/n", value("0"), Expect::Absent, None).await.unwrap();
+    for _ in 0..8 {
+        let store = store.clone();
+        writers.spawn(async move {
+            let mut won = 0;
+            let mut at = start;
+            while won < 10 {
+                match store.put("/n", value("x"), Expect::At(at), None).await {
+                    Ok(revision) => (won, at) = (won + 1, revision),
+                    Err(StorageError::Conflict(Some(there))) => at = there.revision,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        });
+    }
+    while let Some(ended) = writers.join_next().await {
+        ended.unwrap();
+    }
+    assert_eq!(store.revision().await.unwrap().0, start.0 + 80);
+}
+
+#[tokio::test]
+async fn an_embedded_store_is_what_it_was_when_it_is_opened_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || Embedded::open(folder.path(), QUOTA).unwrap();
+    let (kept, revision) = {
+        let store = open();
+        let one = store.put("/a", value("1"), Expect::Absent, None).await.unwrap();
+        let two = store.put("/a", value("2"), Expect::At(one), None).await.unwrap();
+        let three = store.put("/b", value("3"), Expect::Absent, None).await.unwrap();
+        store.compact(three).await.unwrap();
+        let four = store.put("/a", value("4"), Expect::At(two), None).await.unwrap();
+        store.delete("/b", three).await.unwrap();
+        (four, store.revision().await.unwrap())
+    };
+    {
+        let store = open();
+        let all = store.list("/").await.unwrap();
+        assert_eq!((all.records.len(), all.revision), (1, revision));
+        assert_eq!((all.records[0].value.clone(), all.records[0].revision), (value("4"), kept));
+        store.compact(revision).await.unwrap();
+        store.delete("/a", kept).await.unwrap();
+        store.compact(Revision(revision.0 + 1)).await.unwrap();
+    }
+    let store = open();
+    assert_eq!(store.revision().await.unwrap().0, revision.0 + 1, "an empty store remembers its revision");
+}
+
+#[tokio::test]
+async fn a_full_store_says_so_and_takes_deletions() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Embedded::open(folder.path(), 1000).unwrap();
+    let first = store.put("/a", Bytes::from(vec![0; 900]), Expect::Absent, None).await.unwrap();
+    assert!(matches!(
+        store.put("/b", Bytes::from(vec![0; 900]), Expect::Absent, None).await,
+        Err(StorageError::QuotaExceeded)
+    ));
+    let gone = store.delete("/a", first).await.unwrap();
+    store.compact(gone).await.unwrap();
+    store.put("/b", Bytes::from(vec![0; 900]), Expect::Absent, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn two_cannot_use_one_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let _first = Embedded::open(folder.path(), QUOTA).unwrap();
+    let error = Embedded::open(folder.path(), QUOTA).err().unwrap().to_string();
+    assert!(error.contains("another apiserver"), "{error}");
+}
