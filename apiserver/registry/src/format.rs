@@ -55,21 +55,6 @@ pub(crate) fn dns_label(s: &str) -> Faults {
     faults
 }
 
-/// A lower-case DNS label that begins with a letter.
-pub(crate) fn dns1035_label(s: &str) -> Faults {
-    let mut faults = Faults::new();
-    if s.len() > LABEL_MAX {
-        faults.push(too_long(LABEL_MAX));
-    }
-    if !shaped(s, |b| b.is_ascii_lowercase(), |b| lower_or_digit(b) || b == b'-', lower_or_digit) {
-        faults.push(
-            "must be lower-case letters, digits and '-', beginning with a letter and ending with a letter or digit"
-                .into(),
-        );
-    }
-    faults
-}
-
 /// Lower-case DNS labels joined by dots.
 pub(crate) fn dns_subdomain(s: &str) -> Faults {
     let mut faults = Faults::new();
@@ -248,22 +233,6 @@ pub(crate) fn unix_id(id: i64) -> Faults {
     } else {
         vec![format!("must be between 0 and {}, inclusive", i32::MAX)]
     }
-}
-
-/// A condition's reason.
-pub(crate) fn condition_reason(s: &str) -> Faults {
-    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-    let b = s.as_bytes();
-    let fine = match b {
-        [] => false,
-        [one] => one.is_ascii_alphabetic(),
-        [head, mid @ .., tail] => {
-            head.is_ascii_alphabetic()
-                && word(*tail)
-                && mid.iter().all(|c| word(*c) || matches!(c, b',' | b':'))
-        }
-    };
-    if fine { Faults::new() } else { vec!["must be a word of letters, digits, '_', ',' and ':'".into()] }
 }
 
 /// A domain name of at least two labels.

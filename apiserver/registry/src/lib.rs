@@ -4,8 +4,8 @@
 //! [`Strategy`] (what is checked and filled in) here, and walk an object through:
 //!
 //! ```text
-//! decoded and defaulted tree ─> prepare_create / prepare_update(Part) ─> canonicalize
-//!                            ─> validate_create / validate_update(Part) ─> warnings
+//! decoded and defaulted tree ─> allocate ─> prepare_create / prepare_update(Part)
+//!                            ─> check_create / check_update(Part) ─> warnings ─> canonicalize
 //! stored tree ─> selectable_fields (field selectors) ─> cells (Table rows)
 //! ```
 //!
@@ -31,8 +31,9 @@ mod table;
 mod view;
 
 pub use core::pod::status::check_binding;
+pub use core::service::allocate::{Held, held_by_service};
 pub use meta::{MetaRules, NameRule, check_field_manager};
 pub use resource::{DeleteStyle, FieldFilter, Kind, Resource, Scope, Subresource, Verb, Verbs};
 pub use resources::{all, find, find_kind};
-pub use strategy::{Context, Part, SelectableFields, Strategy, StrategyError};
+pub use strategy::{AllocationError, Allocator, Context, Part, SelectableFields, Strategy, StrategyError};
 pub use table::Column;

@@ -61,6 +61,42 @@ pub enum StrategyError {
     /// The object is not in a state that allows it: 409 Conflict.
     #[error("{0}")]
     Conflict(String),
+    /// There is nothing left to allocate, or what was asked for is taken: 500 InternalError.
+    #[error("{0}")]
+    Exhausted(String),
+}
+
+/// Why nothing could be allocated. Final for a value that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AllocationError {
+    /// Somebody else has it.
+    #[error("it is allocated already")]
+    Taken,
+    /// It is none of those that can be given.
+    #[error("it is not in the valid range")]
+    OutOfRange,
+    /// All are taken.
+    #[error("the range is full")]
+    Full,
+}
+
+/// Gives Services their addresses and ports. One allocator serves one request: when the request fails afterwards, the apiserver
+/// takes back what was given; what a successful one no longer holds ([`crate::held_by_service`]) is freed then.
+pub trait Allocator {
+    /// The families of which the cluster has addresses, the default first: `IPv4`, `IPv6`.
+    fn families(&self) -> &[&'static str];
+
+    /// An address of a family: the wanted one, or any.
+    ///
+    /// # Errors
+    /// It cannot be given.
+    fn cluster_ip(&mut self, family: &str, wanted: Option<&str>) -> Result<String, AllocationError>;
+
+    /// A port of every node: the wanted one, or any.
+    ///
+    /// # Errors
+    /// It cannot be given.
+    fn node_port(&mut self, wanted: Option<u16>) -> Result<u16, AllocationError>;
 }
 
 /// Field selectors' names and values.
@@ -71,6 +107,19 @@ pub type SelectableFields<'a> = Vec<(&'static str, Cow<'a, str>)>;
 pub trait Strategy: Send + Sync {
     /// How the kind is served and stored.
     fn resource(&self) -> &'static Resource;
+
+    /// Gives the object what only one object can have (addresses, ports). Comes before preparation; `old` is what is stored.
+    ///
+    /// # Errors
+    /// Something that was asked for cannot be given.
+    fn allocate(
+        &self,
+        _obj: &mut Value,
+        _old: Option<&Value>,
+        _allocator: &mut dyn Allocator,
+    ) -> Result<(), StrategyError> {
+        Ok(())
+    }
 
     /// Drops what a creator cannot set and fills in what a new object starts with (status, generation, conditions).
     fn prepare_create(&self, _obj: &mut Value, _cx: &Context<'_>) {}

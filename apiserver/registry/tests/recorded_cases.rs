@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use minik_apimachinery::{decode, defaults, facts};
-use minik_registry::{Context, Part, Strategy, find_kind};
+use minik_registry::{Context, Part, Strategy, StrategyError, find_kind};
 use minik_testkit::cases::{Case, Change, Outcome, Sample};
 use serde_json::{Value, json};
 
@@ -44,6 +44,7 @@ const FLOOR: usize = 3079;
 struct Kind {
     strategy: &'static dyn Strategy,
     api_version: String,
+    kind: String,
     ty: facts::TypeId,
 }
 
@@ -54,7 +55,7 @@ fn kind_of(object: &Value) -> Kind {
     let strategy =
         find_kind(group, version, kind).unwrap_or_else(|| panic!("{api_version} {kind} is not served"));
     let ty = facts::kind(&api_version, kind).unwrap();
-    Kind { strategy, api_version, ty }
+    Kind { strategy, kind: kind.to_owned(), api_version, ty }
 }
 
 fn refused(code: u64, reason: &str) -> Outcome {
@@ -65,6 +66,15 @@ fn invalid(errors: &minik_apimachinery::field::ErrorList) -> Outcome {
     let mut causes: Vec<_> = errors.iter().map(|e| (e.reason().to_owned(), e.path.to_string())).collect();
     causes.sort();
     Outcome { causes, ..refused(422, "Invalid") }
+}
+
+fn failed(error: &StrategyError) -> Outcome {
+    match error {
+        StrategyError::Invalid(errors) => invalid(errors),
+        StrategyError::BadRequest(_) => refused(400, "BadRequest"),
+        StrategyError::Conflict(_) => refused(409, "Conflict"),
+        StrategyError::Exhausted(_) => refused(500, "InternalError"),
+    }
 }
 
 fn context<'a>() -> Context<'a> {
@@ -98,6 +108,9 @@ fn create(kind: &Kind, sample: &Value, created: &Value, case: &Case) -> Outcome 
     if let Err(outcome) = stand_in::before_create(kind.strategy.resource(), &mut object) {
         return outcome;
     }
+    if let Err(error) = kind.strategy.allocate(&mut object, None, &mut stand_in::Addresses::default()) {
+        return failed(&error);
+    }
     kind.strategy.prepare_create(&mut object, &cx);
     let errors = kind.strategy.check_create(&object, &cx);
     if !errors.is_empty() {
@@ -107,7 +120,8 @@ fn create(kind: &Kind, sample: &Value, created: &Value, case: &Case) -> Outcome 
     kind.strategy.canonicalize(&mut object);
     stand_in::after_create(kind.strategy.resource(), &mut object, created);
     kind.strategy.stored_to_served(version(kind), &mut object);
-    Outcome { code: 201, warnings, change: Change::between(created, &object), ..Outcome::default() }
+    let change = stand_in::named(Change::between(&stand_in::concrete(created), &object));
+    Outcome { code: 201, warnings, change, ..Outcome::default() }
 }
 
 /// The stored object that was there before, with the metadata that the recording leaves out.
@@ -121,6 +135,7 @@ fn stored(created: &Value) -> Value {
 }
 
 fn update(kind: &Kind, created: &Value, case: &Case) -> Outcome {
+    let created = &stand_in::concrete(created);
     let body = case.edit(created).unwrap();
     let mut object = match read(kind, &body, case.strict()) {
         Ok(object) => object,
@@ -132,6 +147,9 @@ fn update(kind: &Kind, created: &Value, case: &Case) -> Outcome {
     if let Err(outcome) = stand_in::before_update(resource, &mut object, &old) {
         return outcome;
     }
+    if let Err(error) = kind.strategy.allocate(&mut object, Some(&old), &mut stand_in::Addresses::default()) {
+        return failed(&error);
+    }
     let cx = context();
     kind.strategy.prepare_update(Part::Main, &mut object, &old, &cx);
     stand_in::carry_system_metadata(&mut object, &old);
@@ -142,7 +160,7 @@ fn update(kind: &Kind, created: &Value, case: &Case) -> Outcome {
     let warnings = kind.strategy.warnings_on_update(Part::Main, &object, &old).len() as u64;
     kind.strategy.canonicalize(&mut object);
     kind.strategy.stored_to_served(version(kind), &mut object);
-    let change = Change::between(created, &object).without_status();
+    let change = stand_in::named(Change::between(created, &object)).without_status();
     Outcome { code: 200, warnings, change, ..Outcome::default() }
 }
 

@@ -1,7 +1,7 @@
 //! What admission and the generic verbs did to the recorded samples, as far as the cases need it.
 
-use minik_registry::Resource;
-use minik_testkit::cases::Outcome;
+use minik_registry::{AllocationError, Allocator, Resource};
+use minik_testkit::cases::{Change, Outcome};
 use serde_json::{Value, json};
 
 fn refused(code: u64, reason: &str) -> Outcome {
@@ -144,4 +144,63 @@ pub fn carry_system_metadata(object: &mut Value, old: &Value) {
             object["metadata"][field] = value.clone();
         }
     }
+}
+
+const CLUSTER_IP: &str = "10.97.255.7";
+const NODE_PORT: u16 = 32017;
+
+/// An allocator that gives always the same; the recording's cluster has addresses of one family.
+#[derive(Default)]
+pub struct Addresses {
+    ports: u16,
+}
+
+impl Allocator for Addresses {
+    fn families(&self) -> &[&'static str] {
+        &["IPv4"]
+    }
+
+    fn cluster_ip(&mut self, _family: &str, wanted: Option<&str>) -> Result<String, AllocationError> {
+        match wanted {
+            None => Ok(CLUSTER_IP.into()),
+            Some(ip) if ip.starts_with("10.97.") => Ok(ip.into()),
+            Some(_) => Err(AllocationError::OutOfRange),
+        }
+    }
+
+    fn node_port(&mut self, wanted: Option<u16>) -> Result<u16, AllocationError> {
+        match wanted {
+            None => {
+                self.ports += 1;
+                Ok(NODE_PORT + self.ports - 1)
+            }
+            Some(port) if (30000..32768).contains(&port) => Ok(port),
+            Some(_) => Err(AllocationError::OutOfRange),
+        }
+    }
+}
+
+/// The recording's stand-ins for what was allocated, as values that can be read.
+pub fn concrete(tree: &Value) -> Value {
+    match tree {
+        Value::String(s) if s == "CLUSTERIP" => CLUSTER_IP.into(),
+        Value::String(s) if s == "NODEPORT" => NODE_PORT.into(),
+        Value::Array(list) => list.iter().map(concrete).collect(),
+        Value::Object(map) => map.iter().map(|(k, v)| (k.clone(), concrete(v))).collect(),
+        other => other.clone(),
+    }
+}
+
+/// And back.
+pub fn named(change: Change) -> Change {
+    let name = |value: Value| match value {
+        Value::String(s) if s == CLUSTER_IP => "CLUSTERIP".into(),
+        Value::Number(n)
+            if (u64::from(NODE_PORT)..u64::from(NODE_PORT) + 8).contains(&n.as_u64().unwrap_or(0)) =>
+        {
+            "NODEPORT".into()
+        }
+        other => other,
+    };
+    Change { set: change.set.into_iter().map(|(path, value)| (path, name(value))).collect(), ..change }
 }
