@@ -39,7 +39,7 @@ fn recorded() -> PathBuf {
 }
 
 /// Cases that came out the same when this was last raised; it only goes up.
-const FLOOR: usize = 3079;
+const FLOOR: usize = 3869;
 
 struct Kind {
     strategy: &'static dyn Strategy,
@@ -83,6 +83,9 @@ fn context<'a>() -> Context<'a> {
 
 /// Decodes and defaults as the server does with a request's body.
 fn read(kind: &Kind, body: &Value, strict: bool) -> Result<Value, Outcome> {
+    if body["apiVersion"] != *kind.api_version || body["kind"] != *kind.kind {
+        return Err(refused(400, "BadRequest"));
+    }
     let decoded =
         decode::decode(body.to_string().as_bytes(), kind.ty).map_err(|_| refused(400, "BadRequest"))?;
     if strict && !decoded.findings.is_empty() {
