@@ -1,1 +1,68 @@
-//! minikctl: the command line.
+//! `minikctl`: makes and unmakes clusters on this machine, and speaks to the API of any cluster.
+//!
+//! ```text
+//!  arguments ──> Cli (clap) ──> one file a command: Args + run(&Globals, Args) ──> stdout
+//!                                                       └─ Failure: one sentence, what to do, an exit code ──> stderr
+//! ```
+//!
+//! Invariants:
+//! - A command's file holds its `Args` and its `run`; this file knows their names only.
+//! - What a command prints on stdout is its result; progress and failures go to stderr.
+//! - Exit codes: 0 done, 1 failed, 2 wrong usage, 3 there is no such cluster or it does not run.
+
+mod completion;
+mod doctor;
+mod failure;
+mod globals;
+
+mod version;
+
+pub use failure::Failure;
+pub use globals::Globals;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Kubernetes made small: clusters on this machine, and what runs in them.
+#[derive(Debug, Parser)]
+#[command(name = "minikctl", version, max_term_width = 110, propagate_version = false)]
+pub struct Cli {
+    #[command(flatten)]
+    #[allow(missing_docs)] // the text would become a flag's help
+    pub globals: Globals,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check whether this machine can run clusters; each finding says how to mend it
+    Doctor(doctor::Args),
+    /// Print the completion script of a shell
+    Completion(completion::Args),
+    /// Print the versions of minikctl and of the server
+    Version(version::Args),
+}
+
+/// Runs the command line; gives the exit code.
+pub fn main(cli: Cli) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::new(format!("cannot start: {error}")).report(),
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), Failure> {
+    let globals = cli.globals;
+    match cli.command {
+        Command::Doctor(args) => doctor::run(args),
+        Command::Completion(args) => completion::run(args),
+        Command::Version(args) => version::run(&globals, args).await,
+    }
+}

@@ -1,3 +1,9 @@
 //! minikctl: the command line.
 
-fn main() {}
+use clap::Parser;
+use minik_cli::Cli;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    minik_cli::main(Cli::parse())
+}

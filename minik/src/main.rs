@@ -1,3 +1,85 @@
 //! The multi-call binary: dispatch only.
 
-fn main() {}
+use clap::{Parser, Subcommand};
+use minik_client::Kubeconfig;
+use minik_component::{Shutdown, SystemChance, TelemetryFlags};
+use std::error::Error;
+use std::future::Future;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// The parts of a minik cluster, one a process.
+#[derive(Debug, Parser)]
+#[command(name = "minik", version, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    service: Service,
+}
+
+#[derive(Debug, Subcommand)]
+enum Service {
+    /// Places Pods on nodes
+    Scheduler(minik_scheduler::Flags),
+}
+
+type Ended = Result<(), Box<dyn Error + Send + Sync>>;
+
+fn main() -> ExitCode {
+    let service = Cli::parse().service;
+    let name = service.name();
+    match service.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("minik {name}: {}", minik_component::chain(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Service {
+    fn name(&self) -> &'static str {
+        match self {
+            Service::Scheduler(_) => "scheduler",
+        }
+    }
+
+    fn run(self) -> Ended {
+        match self {
+            Service::Scheduler(flags) => threads(1, &flags.telemetry.clone(), async move |shutdown| {
+                let client = client(&flags.kubeconfig)?;
+                let config = flags.config(&host(), &SystemChance);
+                Ok(minik_scheduler::run(config, client, shutdown).await?)
+            }),
+        }
+    }
+}
+
+/// Runs a service until SIGTERM or SIGINT; `workers` is 1 for one thread that does it all.
+fn threads<F>(workers: usize, telemetry: &TelemetryFlags, service: impl FnOnce(Shutdown) -> F) -> Ended
+where
+    F: Future<Output = Ended>,
+{
+    telemetry.init();
+    let mut builder = match workers {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    if workers > 1 {
+        builder.worker_threads(workers);
+    }
+    builder.enable_all().build()?.block_on(async {
+        let shutdown = Shutdown::on_signals()?;
+        service(shutdown).await
+    })
+}
+
+/// A client of the cluster that a kubeconfig's current context names.
+fn client(kubeconfig: &Path) -> Result<kube::Client, Box<dyn Error + Send + Sync>> {
+    let (access, namespace) = Kubeconfig::load(kubeconfig)?.access(None)?;
+    Ok(minik_client::connect(&access, &namespace)?)
+}
+
+/// The host's name.
+fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
