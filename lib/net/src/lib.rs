@@ -1,1 +1,33 @@
-//! Kernel networking: netlink, namespaces, nftables messages.
+//! Kernel networking for the rooms that need it: links, addresses, routes and neighbours over netlink, network
+//! namespaces, per-namespace sysctls, and rule sets loaded through `nft`.
+//!
+//! ```text
+//!   Cidr, Route, Veth ...  ──>  Request (pure: one netlink message)  ──>  Netlink::apply  ──>  kernel
+//!   NetNs::run(f)          ──>  a thread of its own inside the namespace runs f (open sockets, nft, sysctl)
+//! ```
+//!
+//! Invariants:
+//! - Everything here blocks for microseconds to a few milliseconds (the kernel's link lock); asynchronous callers use a
+//!   blocking thread.
+//! - No thread of the caller ever changes its namespace: [`NetNs::run`] enters on a thread that ends with it. A [`Netlink`]
+//!   stays bound to the namespace that it was opened in.
+//! - Several requests may share one system call ([`Netlink::apply`]); the kernel answers each, and the first failure is
+//!   reported with what was attempted.
+//!
+//! Concept: <https://kubernetes.io/docs/concepts/cluster-administration/networking/>
+
+mod cidr;
+mod error;
+mod netlink;
+mod netns;
+pub mod nft;
+mod objects;
+mod request;
+pub mod sysctl;
+
+pub use cidr::{Cidr, ParseCidrError};
+pub use error::{Error, Result};
+pub use netlink::Netlink;
+pub use netns::NetNs;
+pub use objects::{Address, Link, Neighbour, Route, RouteKind, Rule};
+pub use request::{Request, Veth};
