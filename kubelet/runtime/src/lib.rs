@@ -1,1 +1,14 @@
-//! The container runtime: images, snapshots, sandboxes, CNI, served as CRI v1.
+//! The container runtime: images, snapshots, sandboxes and their network, served as CRI v1 over a unix socket.
+//!
+//! ```text
+//!  kubelet ── CRI ──> service ── images (pull, layers, roots) ──> overlay parts
+//!                        │  └── network (an address a Pod)
+//!                        └── shims: zygote ── fork ──> one shim a Pod ──> pause, containers, logs, exit codes
+//! ```
+//!
+//! Invariants: this process may die at any time and containers run on; what runs is asked of the shims, state files are
+//! caches of it. Nothing here knows Kubernetes objects, only CRI. Concept pages:
+//! <https://kubernetes.io/docs/concepts/containers/>, <https://kubernetes.io/docs/concepts/architecture/cri/>
+
+pub mod images;
+pub mod network;
