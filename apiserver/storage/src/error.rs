@@ -15,8 +15,11 @@ pub enum StorageError {
         oldest: Revision,
     },
     /// The store is full. Final until something is deleted and compacted.
-    #[error("mvcc: database space exceeded")]
+    #[error("etcdserver: mvcc: database space exceeded")]
     QuotaExceeded,
+    /// The value is larger than the store takes. Final.
+    #[error("etcdserver: request is too large")]
+    TooLarge,
     /// The store did not answer. Retryable; a write may have happened.
     #[error("the store is not available: {0}")]
     Unavailable(String),

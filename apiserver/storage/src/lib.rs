@@ -14,6 +14,7 @@
 mod cache;
 mod embedded;
 mod error;
+mod etcd;
 mod memory;
 mod mvcc;
 
@@ -22,6 +23,7 @@ pub use cache::{
 };
 pub use embedded::{Embedded, QUOTA_BYTES};
 pub use error::StorageError;
+pub use etcd::{Etcd, EtcdConfig};
 pub use memory::Memory;
 
 use async_trait::async_trait;
@@ -112,7 +114,8 @@ pub trait Storage: Send + Sync + 'static {
     /// The revision of the last write, as no earlier write can be later than this answer.
     async fn revision(&self) -> Result<Revision, StorageError>;
 
-    /// All changes after a revision.
+    /// All changes after a revision. Changes of keys that are not ours may be among them, without a value: they move the
+    /// revision on. A stream that ends without an error is resumed after the last revision told.
     ///
     /// # Errors
     /// [`StorageError::Compacted`] when they are no longer known.

@@ -1,9 +1,14 @@
 //! One suite over every store.
 #![allow(clippy::unwrap_used)]
 
+mod server;
+
 use bytes::Bytes;
-use minik_storage::{Embedded, Expect, Memory, Revision, Storage, StorageError};
+use minik_component::{SystemChance, SystemClock};
+use minik_storage::{Embedded, Etcd, EtcdConfig, Expect, Memory, Revision, Storage, StorageError};
+use server::Server;
 use std::sync::Arc;
+use std::time::Duration;
 
 const QUOTA: u64 = 1 << 20;
 
@@ -18,6 +23,11 @@ macro_rules! over_every_store {
                 let folder = tempfile::tempdir().unwrap();
                 super::$test(std::sync::Arc::new(super::Embedded::open(folder.path(), super::QUOTA).unwrap())).await
             }
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn etcd() {
+                let server = super::Server::start().await;
+                super::$test(std::sync::Arc::new(super::etcd(&server).await)).await
+            }
         }
     )* };
 }
@@ -27,9 +37,13 @@ over_every_store!(
     lists_are_of_one_revision,
     watches_miss_nothing,
     old_revisions_are_forgotten,
-    what_expires_goes,
     racing_writers_take_turns
 );
+
+async fn etcd(server: &Server) -> Etcd {
+    let config = EtcdConfig { servers: vec![server.url()], prefix: "/".into(), ..EtcdConfig::default() };
+    Etcd::connect(&config, Arc::new(SystemClock::default()), Arc::new(SystemChance)).await.unwrap()
+}
 
 fn value(text: &'static str) -> Bytes {
     Bytes::from_static(text.as_bytes())
@@ -81,7 +95,14 @@ async fn old_revisions_are_forgotten(store: Arc<dyn Storage>) {
     assert_eq!(store.get("/a").await.unwrap().unwrap().value, value("2"));
 }
 
-async fn what_expires_goes(store: Arc<dyn Storage>) {
+#[tokio::test]
+async fn what_expires_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    expires(&Memory::new()).await;
+    expires(&Embedded::open(folder.path(), QUOTA).unwrap()).await;
+}
+
+async fn expires(store: &dyn Storage) {
     let soon = store.put("/soon", value("1"), Expect::Absent, Some(100)).await.unwrap();
     store.put("/later", value("1"), Expect::Absent, Some(200)).await.unwrap();
     store.expire(150).await.unwrap();
@@ -159,4 +180,92 @@ async fn two_cannot_use_one_store() {
     let _first = Embedded::open(folder.path(), QUOTA).unwrap();
     let error = Embedded::open(folder.path(), QUOTA).err().unwrap().to_string();
     assert!(error.contains("another apiserver"), "{error}");
+}
+
+/// The next change, which comes soon.
+async fn next(changes: &mut minik_storage::Changes) -> minik_storage::Change {
+    let next = tokio::time::timeout(Duration::from_secs(20), changes.recv()).await;
+    next.expect("no change within 20 s").expect("the stream ended").unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn etcd_deletes_what_expires() {
+    let server = Server::start().await;
+    let store = etcd(&server).await;
+    let now = jiff::Timestamp::now().as_second();
+    let mut revision = Revision::default();
+    for key in ["/soon/1", "/soon/2"] {
+        revision = store.put(key, value("1"), Expect::Absent, Some(now + 1)).await.unwrap();
+    }
+    store.put("/later", value("1"), Expect::Absent, Some(now + 1000)).await.unwrap();
+    let mut changes = store.watch(revision).await.unwrap();
+    assert_eq!(&*next(&mut changes).await.key, "/later");
+    let (one, two) = (next(&mut changes).await, next(&mut changes).await);
+    assert_eq!((&*one.key, one.value, &*two.key, two.value), ("/soon/1", None, "/soon/2", None));
+    assert_eq!(one.revision, two.revision, "they shared a lease");
+    assert!(store.get("/later").await.unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_on_etcd_outlives_the_server() {
+    let mut server = Server::start().await;
+    let store = etcd(&server).await;
+    let start = store.revision().await.unwrap();
+    let mut changes = store.watch(start).await.unwrap();
+    let mut at = store.put("/a", value("0"), Expect::Absent, None).await.unwrap();
+    assert_eq!(next(&mut changes).await.revision, at);
+    for round in 0..3 {
+        at = store.put("/a", Bytes::from(format!("before {round}")), Expect::At(at), None).await.unwrap();
+        server.restart().await;
+        let revision = store.revision().await.unwrap();
+        assert_eq!(revision, at, "nothing acknowledged is lost");
+        let last = at;
+        at = store.put("/a", Bytes::from(format!("after {round}")), Expect::At(at), None).await.unwrap();
+        let told = [next(&mut changes).await, next(&mut changes).await];
+        assert_eq!(told.map(|change| change.revision), [last, at], "each change once and in order");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_list_comes_in_pages_of_one_revision() {
+    let server = Server::start().await;
+    let store = Arc::new(etcd(&server).await);
+    let mut writes = tokio::task::JoinSet::new();
+    for number in 0..2100 {
+        let store = store.clone();
+        writes.spawn(async move {
+            store.put(&format!("/n/{number:04}"), value("x"), Expect::Absent, None).await.unwrap();
+        });
+    }
+    writes.join_all().await;
+    store.put("/o", value("x"), Expect::Absent, None).await.unwrap();
+    let all = store.list("/n/").await.unwrap();
+    assert_eq!(all.records.len(), 2100);
+    assert!(all.records.is_sorted_by(|a, b| a.key < b.key));
+    assert_eq!(all.revision, store.revision().await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_etcd_says_so() {
+    let server = Server::start_with(&["--quota-backend-bytes", "100000"]).await;
+    let store = etcd(&server).await;
+    let mut told = None;
+    for number in 0..100 {
+        let key = format!("/{number}");
+        let put = store.put(&key, Bytes::from(vec![0; 20_000]), Expect::Absent, None);
+        if let Err(error) = put.await {
+            told = Some(error);
+            break;
+        }
+    }
+    let told = told.expect("the quota was never reached");
+    assert!(matches!(told, StorageError::QuotaExceeded), "{told}");
+    assert_eq!(told.to_string(), "etcdserver: mvcc: database space exceeded");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_listens_there() {
+    let config = EtcdConfig { servers: vec!["http://127.0.0.1:1".into()], ..EtcdConfig::default() };
+    let error = Etcd::connect(&config, Arc::new(SystemClock::default()), Arc::new(SystemChance)).await.err();
+    assert!(matches!(error, Some(StorageError::Unavailable(_))), "{error:?}");
 }
