@@ -1,5 +1,7 @@
 //! How a kind is served and stored: facts only.
 
+pub use minik_apimachinery::apply::FieldFilter;
+
 /// A kind in a group and version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Kind {
@@ -125,18 +127,6 @@ impl Verbs {
     pub fn iter(self) -> impl Iterator<Item = Verb> {
         Verb::ALL.into_iter().filter(move |v| self.has(*v))
     }
-}
-
-/// Which fields a writer cannot own through an endpoint, because the endpoint ignores what is written to them.
-/// A path is a list of field names; `*` matches any list item.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FieldFilter {
-    /// Nothing is ignored.
-    None,
-    /// These paths and all below are ignored.
-    Exclude(&'static [&'static [&'static str]]),
-    /// Everything but these paths and what is below them is ignored.
-    IncludeOnly(&'static [&'static [&'static str]]),
 }
 
 /// A path below one object.

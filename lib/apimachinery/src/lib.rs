@@ -8,6 +8,7 @@
 //!
 //! Invariants: no tokio, no clock, no chance; `now` and ids are arguments. One fact table ([`facts`]) drives it all.
 
+pub mod apply;
 pub mod decode;
 pub mod defaults;
 pub mod facts;
