@@ -1,1 +1,31 @@
-//! The controllers, one folder each: plan (pure) and apply.
+//! The controllers: loops that make the state of the cluster what its objects ask for
+//! (<https://kubernetes.io/docs/concepts/architecture/controller/>).
+//!
+//! ```text
+//!  shared informers ── handlers push keys ──> a queue a controller ──> reconcile(key)
+//!                                                                        caches ──> plan (pure) ──> apply
+//!                                                                        ^                            │
+//!                                                                        └── watch ── apiserver <─────┘
+//! ```
+//!
+//! Invariants:
+//! - One informer per kind, whoever listens; what is kept is a projection.
+//! - A plan is pure: caches and live reads are gathered first, time is an argument, and applying has no choices left.
+//! - Nothing is planned before the caches are filled; what is done twice does no harm, so a key can always come again.
+//! - Each controller acts as its own ServiceAccount with the rights of its role, unless told otherwise.
+//! - Not served yet, and not pretended: workloads, EndpointSlices, quotas, volumes, certificates.
+
+mod config;
+mod identities;
+mod metrics;
+mod namespace;
+mod objects;
+mod root_ca;
+mod service;
+mod service_account;
+mod setup;
+mod watches;
+mod worker;
+
+pub use config::{Config, FlagError, Flags, NAME, NodeTimes};
+pub use service::{ManagerError, run};

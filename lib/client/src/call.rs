@@ -41,6 +41,18 @@ pub async fn get<T: DeserializeOwned>(client: &kube::Client, path: &str) -> Resu
     send(client, Method::GET, path, "application/json", Vec::new()).await
 }
 
+/// Reads in the form that `accept` asks for, such as metadata only.
+///
+/// # Errors
+/// As [`get`].
+pub async fn get_as<T: DeserializeOwned>(
+    client: &kube::Client,
+    path: &str,
+    accept: &str,
+) -> Result<T, ClientError> {
+    send_as(client, Method::GET, path, ("application/json", accept), Vec::new()).await
+}
+
 /// Posts an object to a collection or subresource.
 ///
 /// # Errors
@@ -109,12 +121,22 @@ async fn send<T: DeserializeOwned>(
     content_type: &str,
     body: Vec<u8>,
 ) -> Result<T, ClientError> {
+    send_as(client, method, path, (content_type, "application/json"), body).await
+}
+
+async fn send_as<T: DeserializeOwned>(
+    client: &kube::Client,
+    method: Method,
+    path: &str,
+    (content_type, accept): (&str, &str),
+    body: Vec<u8>,
+) -> Result<T, ClientError> {
     let what = format!("{method} {path}");
     let request = Request::builder()
         .method(method)
         .uri(path)
         .header(http::header::CONTENT_TYPE, content_type)
-        .header(http::header::ACCEPT, "application/json")
+        .header(http::header::ACCEPT, accept)
         .body(body)
         .map_err(|error| ClientError::Call(kube::Error::HttpError(error)))?;
     match tokio::time::timeout(CALL_WITHIN, client.request(request)).await {

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use futures::AsyncBufReadExt;
 use http::Request;
 use minik_component::{Chance, Shutdown};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -103,7 +103,7 @@ impl Meta {
 }
 
 /// An owner of an object.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct OwnerRef {
     /// Group and version of its kind.
@@ -314,6 +314,11 @@ impl<T: Projection> InformerBuilder<T> {
     pub fn on_change(mut self, handler: impl Fn(&Change<T>) + Send + Sync + 'static) -> Self {
         self.handlers.push(Box::new(handler));
         self
+    }
+
+    /// As [`InformerBuilder::on_change`], for one of several who share it.
+    pub fn add_handler(&mut self, handler: impl Fn(&Change<T>) + Send + Sync + 'static) {
+        self.handlers.push(Box::new(handler));
     }
 
     /// The store, to be read before and while it runs.

@@ -14,6 +14,7 @@
 mod backoff;
 pub mod call;
 mod connect;
+mod discovery;
 mod election;
 mod events;
 mod informer;
@@ -22,6 +23,7 @@ mod queue;
 
 pub use backoff::Backoff;
 pub use connect::{ClientError, Identity, ServerAccess, connect, over};
+pub use discovery::{Discovery, Resource, segment};
 pub use election::{Elector, ElectorConfig, Led};
 pub use events::{EventApi, EventRecorder, EventType, EventWriter, ObjectRef, Reporter};
 pub use informer::{

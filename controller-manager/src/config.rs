@@ -1,0 +1,266 @@
+//! Flags by upstream's names, and what they mean.
+
+use clap::{ArgAction, Args};
+use minik_client::{ClientError, ElectorConfig, Identity, Kubeconfig, ServerAccess, connect};
+use minik_component::{Chance, Clock, SystemChance, SystemClock, TelemetryFlags};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The name of this component, as its Lease bears it.
+pub const NAME: &str = "kube-controller-manager";
+
+/// Flags of `minik controller-manager`.
+#[derive(Debug, Clone, Args)]
+pub struct Flags {
+    /// Path to the kubeconfig with the apiserver's address and the controller manager's credentials
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: PathBuf,
+    /// CA certificates that every namespace's ConfigMap kube-root-ca.crt holds; none are published without it
+    #[arg(long, value_name = "FILE")]
+    pub root_ca_file: Option<PathBuf>,
+    /// Act as one ServiceAccount a controller, each with the rights of its own role only
+    #[arg(long, action = ArgAction::Set, default_value_t = true, num_args = 0..=1, default_missing_value = "true")]
+    pub use_service_account_credentials: bool,
+    /// Act only while holding the Lease, so that several controller managers can stand by
+    #[arg(long, action = ArgAction::Set, default_value_t = true, num_args = 0..=1, default_missing_value = "true")]
+    pub leader_elect: bool,
+    /// How long the others wait after the last renewal
+    #[arg(long, default_value = "15s", value_name = "DURATION", value_parser = duration)]
+    pub leader_elect_lease_duration: Duration,
+    /// How long the leader tries to renew before it gives up
+    #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = duration)]
+    pub leader_elect_renew_deadline: Duration,
+    /// Time between two tries
+    #[arg(long, default_value = "2s", value_name = "DURATION", value_parser = duration)]
+    pub leader_elect_retry_period: Duration,
+    /// Namespace of the Lease
+    #[arg(long, default_value = "kube-system", value_name = "NAMESPACE")]
+    pub leader_elect_resource_namespace: String,
+    /// Name of the Lease
+    #[arg(long, default_value = NAME, value_name = "NAME")]
+    pub leader_elect_resource_name: String,
+    /// Time between two looks at the health of all nodes
+    #[arg(long, default_value = "5s", value_name = "DURATION", value_parser = duration)]
+    pub node_monitor_period: Duration,
+    /// A node that shows no sign of life for this long is unreachable
+    #[arg(long, default_value = "50s", value_name = "DURATION", value_parser = duration)]
+    pub node_monitor_grace_period: Duration,
+    /// A node that has just registered may take this long to show a first sign of life
+    #[arg(long, default_value = "1m", value_name = "DURATION", value_parser = duration)]
+    pub node_startup_grace_period: Duration,
+    /// Nodes a second whose Pods are evicted, in a healthy zone
+    #[arg(long, default_value_t = 0.1, value_name = "RATE")]
+    pub node_eviction_rate: f64,
+    /// The same in a large zone of which much is unhealthy
+    #[arg(long, default_value_t = 0.01, value_name = "RATE")]
+    pub secondary_node_eviction_rate: f64,
+    /// A zone with more nodes than this is large
+    #[arg(long, default_value_t = 50, value_name = "NODES")]
+    pub large_cluster_size_threshold: usize,
+    /// The share of nodes from which on a zone counts as unhealthy
+    #[arg(long, default_value_t = 0.55, value_name = "SHARE")]
+    pub unhealthy_zone_threshold: f64,
+    /// Ended Pods that may stay before the oldest are deleted; 0 keeps all
+    #[arg(long, default_value_t = 12500, value_name = "PODS")]
+    pub terminated_pod_gc_threshold: usize,
+    /// Address of /livez, /readyz and /metrics over plain HTTP; port 0 serves none
+    #[arg(long, default_value = "127.0.0.1:10257", value_name = "ADDRESS")]
+    pub metrics_bind_address: SocketAddr,
+    #[command(flatten)]
+    #[allow(missing_docs)] // the text would become a flag's help
+    pub telemetry: TelemetryFlags,
+}
+
+/// A duration as upstream writes it (`50s`, `1m30s`, `100ms`), or seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let bad = || format!("{text:?} is no duration: write 50s or 1m30s");
+    if let Ok(seconds) = text.parse() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    let (mut rest, mut sum) = (text, Duration::ZERO);
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?;
+        let count: u32 = rest[..end].parse().map_err(|_| bad())?;
+        let units = [
+            ("ms", Duration::from_millis(1)),
+            ("s", Duration::from_secs(1)),
+            ("m", Duration::from_secs(60)),
+            ("h", Duration::from_secs(3600)),
+        ];
+        let unit = units.iter().find(|(unit, _)| rest[end..].starts_with(unit)).ok_or_else(bad)?;
+        sum += unit.1.checked_mul(count).ok_or_else(bad)?;
+        rest = &rest[end + unit.0.len()..];
+    }
+    if text.is_empty() { Err(bad()) } else { Ok(sum) }
+}
+
+/// A flag that cannot be used. Final.
+#[derive(Debug, thiserror::Error)]
+pub enum FlagError {
+    /// The CA file cannot be read.
+    #[error("--root-ca-file {path}: cannot be read")]
+    RootCa {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The kubeconfig cannot be used.
+    #[error("--kubeconfig {path}")]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: ClientError,
+    },
+}
+
+impl Flags {
+    /// What they mean on a host of this name.
+    ///
+    /// # Errors
+    /// When a file that they name cannot be used.
+    pub fn config(&self, host: &str, chance: &dyn Chance) -> Result<Config, FlagError> {
+        let identity = format!("{host}_{:016x}", chance.bits());
+        let leader = self.leader_elect.then(|| ElectorConfig {
+            lease_duration: self.leader_elect_lease_duration,
+            renew_deadline: self.leader_elect_renew_deadline,
+            retry_period: self.leader_elect_retry_period,
+            ..ElectorConfig::new(
+                &self.leader_elect_resource_namespace,
+                &self.leader_elect_resource_name,
+                identity,
+            )
+        });
+        let root_ca = match &self.root_ca_file {
+            None => None,
+            Some(path) => Some(
+                std::fs::read_to_string(path)
+                    .map_err(|source| FlagError::RootCa { path: path.clone(), source })?,
+            ),
+        };
+        let nodes = NodeTimes {
+            monitor_period: self.node_monitor_period,
+            grace_period: self.node_monitor_grace_period,
+            startup_grace_period: self.node_startup_grace_period,
+            eviction_rate: self.node_eviction_rate,
+            secondary_eviction_rate: self.secondary_node_eviction_rate,
+            large_zone: self.large_cluster_size_threshold,
+            unhealthy_share: self.unhealthy_zone_threshold,
+        };
+        Ok(Config {
+            leader,
+            address: (self.metrics_bind_address.port() != 0).then_some(self.metrics_bind_address),
+            root_ca,
+            anonymous: self.anonymous()?,
+            nodes,
+            terminated_pods: self.terminated_pod_gc_threshold,
+            ..Config::default()
+        })
+    }
+
+    /// A client without an identity, which the controllers' tokens are added to.
+    fn anonymous(&self) -> Result<Option<kube::Client>, FlagError> {
+        if !self.use_service_account_credentials {
+            return Ok(None);
+        }
+        let failed = |source| FlagError::Kubeconfig { path: self.kubeconfig.clone(), source };
+        let kubeconfig = Kubeconfig::load(&self.kubeconfig).map_err(|error| failed(error.into()))?;
+        let (access, namespace) = kubeconfig.access(None).map_err(|error| failed(error.into()))?;
+        let access = ServerAccess { identity: Identity::None, ..access };
+        connect(&access, &namespace).map(Some).map_err(failed)
+    }
+}
+
+/// How patient the node lifecycle is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeTimes {
+    /// Time between two looks at all nodes.
+    pub monitor_period: Duration,
+    /// Without a sign of life for this long, a node is unreachable.
+    pub grace_period: Duration,
+    /// The same for one that has never shown any.
+    pub startup_grace_period: Duration,
+    /// Nodes a second that are tainted with NoExecute in a healthy zone.
+    pub eviction_rate: f64,
+    /// The same in a large zone that is partly unhealthy.
+    pub secondary_eviction_rate: f64,
+    /// A zone with more nodes is large.
+    pub large_zone: usize,
+    /// From this share of unready nodes on a zone is partly unhealthy.
+    pub unhealthy_share: f64,
+}
+
+impl Default for NodeTimes {
+    /// Upstream's.
+    fn default() -> NodeTimes {
+        NodeTimes {
+            monitor_period: Duration::from_secs(5),
+            grace_period: Duration::from_secs(50),
+            startup_grace_period: Duration::from_secs(60),
+            eviction_rate: 0.1,
+            secondary_eviction_rate: 0.01,
+            large_zone: 50,
+            unhealthy_share: 0.55,
+        }
+    }
+}
+
+/// What a controller manager runs with.
+#[derive(Clone)]
+pub struct Config {
+    /// How a leader is elected; `None` leads at once.
+    pub leader: Option<ElectorConfig>,
+    /// Where health and metrics are served.
+    pub address: Option<SocketAddr>,
+    /// CA certificates to publish, as PEM.
+    pub root_ca: Option<String>,
+    /// A client without an identity: with it each controller acts as its own ServiceAccount, without it all act with
+    /// the identity of the client that they are run with.
+    pub anonymous: Option<kube::Client>,
+    /// The patience with nodes.
+    pub nodes: NodeTimes,
+    /// Ended Pods that may stay; 0 for all.
+    pub terminated_pods: usize,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Chance, for jitter.
+    pub chance: Arc<dyn Chance>,
+    /// Where metrics are registered.
+    pub metrics: prometheus::Registry,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            leader: None,
+            address: None,
+            root_ca: None,
+            anonymous: None,
+            nodes: NodeTimes::default(),
+            terminated_pods: 12500,
+            clock: Arc::new(SystemClock::default()),
+            chance: Arc::new(SystemChance),
+            metrics: prometheus::Registry::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_upstream_writes_them() {
+        let ms = |text| duration(text).map(|duration| duration.as_millis());
+        assert_eq!(ms("50s"), Ok(50_000));
+        assert_eq!(ms("1m30s"), Ok(90_000));
+        assert_eq!(ms("100ms"), Ok(100));
+        assert_eq!(ms("7"), Ok(7_000));
+        for bad in ["", "s", "1x", "1m3", "-1s"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}

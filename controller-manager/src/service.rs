@@ -1,0 +1,147 @@
+//! The running controller manager: elects, follows, then lets the controllers work.
+
+use crate::config::Config;
+use crate::identities::Identities;
+use crate::metrics::Metrics;
+use crate::setup::{Part, Setup};
+use crate::watches::Watches;
+use crate::{namespace, root_ca, service_account};
+use minik_client::{Elector, Led};
+use minik_component::Shutdown;
+use minik_component::ops::{self, Ops};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::task::{JoinError, JoinSet};
+
+/// Why a controller manager ended other than by wish. All are final for the process; its supervisor starts another.
+#[derive(Debug, thiserror::Error)]
+pub enum ManagerError {
+    /// Another may act now.
+    #[error("the leader election was lost")]
+    LeaseLost,
+    /// The endpoint of health and metrics cannot be served.
+    #[error("cannot serve health and metrics on {address}")]
+    Endpoint {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A metric's name is taken.
+    #[error("cannot register the metrics")]
+    Metrics(#[from] prometheus::Error),
+    /// A part of it ended before its time.
+    #[error("the controller manager's part {0} ended unexpectedly")]
+    Ended(&'static str),
+}
+
+/// Runs the controllers until `shutdown`.
+///
+/// # Errors
+/// When the endpoint cannot be served, the lease is lost or a part ends before its time.
+pub async fn run(config: Config, client: kube::Client, shutdown: Shutdown) -> Result<(), ManagerError> {
+    let metrics = Metrics::new(&config.metrics)?;
+    let ready = Arc::new(AtomicBool::new(false));
+    let endpoint = serve_ops(&config, ready.clone(), shutdown.clone());
+    let work = async {
+        let serve = |term| serve(config.clone(), client.clone(), metrics, ready, term);
+        match config.leader.clone() {
+            None => serve(shutdown.clone()).await,
+            Some(leader) => {
+                let elector =
+                    Elector::new(leader, client.clone(), config.clock.clone(), config.chance.clone());
+                match elector.lead(shutdown.clone(), serve).await {
+                    Led::Done(result) => result,
+                    Led::Never => Ok(()),
+                    Led::Lost => Err(ManagerError::LeaseLost),
+                }
+            }
+        }
+    };
+    // Cancel-safe: whichever ends first ends the controller manager.
+    tokio::select! {
+        result = work => result,
+        result = endpoint => result,
+    }
+}
+
+async fn serve_ops(config: &Config, ready: Arc<AtomicBool>, shutdown: Shutdown) -> Result<(), ManagerError> {
+    let Some(address) = config.address else { return std::future::pending().await };
+    // One that stands by is ready too: it does what it is there for.
+    let standby = config.leader.is_some();
+    let unready = move || match ready.load(Ordering::Relaxed) || standby {
+        true => Vec::new(),
+        false => vec!["informers".to_owned()],
+    };
+    let ops = Ops { metrics: config.metrics.clone(), unready: Arc::new(unready) };
+    ops::serve(address, ops, shutdown).await.map_err(|source| ManagerError::Endpoint { address, source })?;
+    // The wish to end ends it; the work ends by itself.
+    std::future::pending().await
+}
+
+async fn serve(
+    config: Config,
+    client: kube::Client,
+    metrics: Metrics,
+    ready: Arc<AtomicBool>,
+    shutdown: Shutdown,
+) -> Result<(), ManagerError> {
+    let watches = Watches::new();
+    let mut setup = Setup {
+        identities: Identities::new(client.clone(), config.anonymous.clone(), config.clock.clone()),
+        client: client.clone(),
+        caches: watches.caches(),
+        watches,
+        metrics,
+        shutdown: shutdown.clone(),
+        parts: Vec::new(),
+        writers: Vec::new(),
+        config,
+    };
+    set_up(&mut setup);
+    let Setup { config, caches, watches, parts: later, writers, .. } = setup;
+    let mut parts: JoinSet<Part> = JoinSet::new();
+    for (writer, client) in writers {
+        let shutdown = shutdown.clone();
+        parts.spawn(async move {
+            writer.run(client, shutdown).await;
+            "event writer"
+        });
+    }
+    watches.run(&client, &config.chance, &shutdown, &mut parts);
+    // Cancel-safe: waiting only.
+    tokio::select! {
+        () = shutdown.requested() => {}
+        () = caches.synced() => {
+            ready.store(true, Ordering::Relaxed);
+            tracing::info!("the caches are filled; the controllers begin");
+            for part in later {
+                parts.spawn(part);
+            }
+        }
+    }
+    let first = parts.join_next().await;
+    if !shutdown.is_requested() {
+        return Err(ManagerError::Ended(first.map_or("", name)));
+    }
+    while let Some(ended) = parts.join_next().await {
+        name(ended);
+    }
+    Ok(())
+}
+
+fn set_up(setup: &mut Setup) {
+    namespace::set_up(setup);
+    service_account::set_up(setup);
+    root_ca::set_up(setup);
+}
+
+/// The name of a part that has ended; a panic goes on.
+fn name(ended: Result<Part, JoinError>) -> Part {
+    match ended {
+        Ok(name) => name,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => "",
+    }
+}

@@ -1,0 +1,103 @@
+//! Every namespace has a ServiceAccount `default`, which Pods use that name no other
+//! (<https://kubernetes.io/docs/concepts/security/service-accounts/#default-service-accounts>).
+
+use crate::objects::NamespaceObject;
+use crate::setup::Setup;
+use crate::watches::Caches;
+use crate::worker::{Controller, queue};
+use minik_client::{Change, ClientError, Done, ObjectKey, call};
+use serde_json::{Value, json};
+
+const ACCOUNT: &str = "default";
+
+/// What is to be done for a namespace.
+#[derive(Debug, PartialEq, Eq)]
+enum Plan {
+    Nothing(&'static str),
+    Create,
+}
+
+fn plan(namespace: Option<&NamespaceObject>, has_account: bool) -> Plan {
+    match namespace {
+        None => Plan::Nothing("the namespace is gone"),
+        Some(namespace) if !namespace.is_active() => Plan::Nothing("the namespace is terminating"),
+        Some(_) if has_account => Plan::Nothing("it is there"),
+        Some(_) => Plan::Create,
+    }
+}
+
+struct ServiceAccounts {
+    client: kube::Client,
+    caches: Caches,
+}
+
+/// Adds the controller.
+pub fn set_up(setup: &mut Setup) {
+    let queue = queue::<String>(&setup.config.chance);
+    let keys = queue.clone();
+    setup.watches.namespaces.add_handler(move |change| {
+        if !matches!(change, Change::Deleted(_)) {
+            keys.add(change.object().metadata.name.to_string());
+        }
+    });
+    let keys = queue.clone();
+    setup.watches.service_accounts.add_handler(move |change| {
+        if let Change::Deleted(account) = change
+            && &*account.metadata.name == ACCOUNT
+        {
+            keys.add(account.metadata.namespace.to_string());
+        }
+    });
+    let client = setup.identities.client("service-account-controller");
+    setup.controller(ServiceAccounts { client, caches: setup.caches.clone() }, queue);
+}
+
+impl Controller for ServiceAccounts {
+    type Key = String;
+    const NAME: &'static str = "serviceaccount";
+    const WORKERS: usize = 2;
+
+    async fn reconcile(&self, namespace: &String) -> Result<Done, ClientError> {
+        let found = self.caches.namespaces.get(&ObjectKey::cluster(namespace));
+        let has_account = self.caches.service_accounts.get(&ObjectKey::new(namespace, ACCOUNT)).is_some();
+        match plan(found.as_deref(), has_account) {
+            Plan::Nothing(why) => tracing::trace!(namespace, why, "no default account to be made"),
+            Plan::Create => create(&self.client, namespace).await?,
+        }
+        Ok(Done::Ok)
+    }
+}
+
+async fn create(client: &kube::Client, namespace: &str) -> Result<(), ClientError> {
+    let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT, "namespace": namespace}});
+    match call::post::<Value>(client, &path, &account).await {
+        // There already, or the namespace is gone or going.
+        Err(error)
+            if matches!(call::refusal(&error), Some(409 | 404)) || crate::worker::is_terminating(&error) =>
+        {
+            Ok(())
+        }
+        other => other.map(drop),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(namespace: Value, has_account: bool, creates: bool) {
+        let namespace: Option<NamespaceObject> = serde_json::from_value(namespace).unwrap();
+        assert_eq!(plan(namespace.as_ref(), has_account) == Plan::Create, creates, "{namespace:?}");
+    }
+
+    #[test]
+    fn an_active_namespace_gets_its_account_once() {
+        check(json!({"metadata": {"name": "n"}, "status": {"phase": "Active"}}), false, true);
+        check(json!({"metadata": {"name": "n"}, "status": {"phase": "Active"}}), true, false);
+        check(json!({"metadata": {"name": "n"}}), false, true);
+        check(json!({"metadata": {"name": "n"}, "status": {"phase": "Terminating"}}), false, false);
+        check(json!({"metadata": {"name": "n", "deletionTimestamp": "2026-01-01T00:00:00Z"}}), false, false);
+        check(Value::Null, false, false);
+    }
+}

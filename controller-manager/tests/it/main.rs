@@ -1,0 +1,50 @@
+//! The running controller manager against an apiserver in memory, on a paused clock.
+
+#![allow(clippy::unwrap_used)] // a test that cannot go on should stop
+
+mod fake;
+mod namespaces;
+
+use fake::{Served, Server};
+use minik_component::Clock;
+use minik_component::{Chance, SeededChance, Shutdown};
+use minik_controller_manager::{Config, ManagerError, run};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The time of day, running with the paused clock.
+struct TestClock(tokio::time::Instant);
+
+impl Clock for TestClock {
+    fn now(&self) -> jiff::Timestamp {
+        fake::START + self.elapsed()
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+/// A running controller manager.
+pub(crate) struct Running {
+    server: Server,
+    shutdown: Shutdown,
+    task: tokio::task::JoinHandle<Result<(), ManagerError>>,
+}
+
+impl Running {
+    fn start(more: &[Served]) -> Running {
+        let server = Server::new(more);
+        let shutdown = Shutdown::new();
+        let chance: Arc<dyn Chance> = Arc::new(SeededChance::new(1));
+        let clock = Arc::new(TestClock(tokio::time::Instant::now()));
+        let config = Config { chance, clock, root_ca: Some("CA".into()), ..Config::default() };
+        let task = tokio::spawn(run(config, server.client(), shutdown.clone()));
+        Running { server, shutdown, task }
+    }
+
+    async fn stop(self) {
+        self.shutdown.request();
+        self.task.await.unwrap().unwrap();
+    }
+}
