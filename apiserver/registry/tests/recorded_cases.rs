@@ -2,6 +2,8 @@
 //!
 //! Admission and allocation are the apiserver's; `stand_in` does what they did to the samples.
 
+#![allow(clippy::unwrap_used)]
+
 mod stand_in;
 
 use std::collections::BTreeMap;

@@ -17,6 +17,8 @@ pub(crate) const OMITZERO: u8 = 4;
 pub(crate) const REQUIRED: u8 = 8;
 /// A map or struct that server-side apply owns as one (`x-kubernetes-map-type: atomic`).
 pub(crate) const ATOMIC: u8 = 16;
+/// A struct that server-side apply owns field by field here, though its type says otherwise.
+pub(crate) const GRANULAR: u8 = 32;
 
 /// A type of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -157,6 +159,11 @@ impl Field {
     /// Whether server-side apply owns a map or struct as one.
     pub fn atomic(&self) -> bool {
         self.flags & ATOMIC != 0
+    }
+
+    /// Whether server-side apply owns a struct field by field here, whatever its type says.
+    pub fn granular(&self) -> bool {
+        self.flags & GRANULAR != 0
     }
 }
 

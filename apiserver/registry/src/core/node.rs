@@ -270,7 +270,8 @@ fn check_config_source(source: &api::NodeConfigSource, origin: Origin, path: &Pa
             _ => {}
         }
     }
-    let names: [(&str, &str, fn(&str) -> Vec<String>); 3] = [
+    type Rule = fn(&str) -> Vec<String>;
+    let names: [(&str, &str, Rule); 3] = [
         ("namespace", &map.namespace, format::dns_label),
         ("name", &map.name, format::dns_subdomain),
         ("kubeletConfigKey", &map.kubelet_config_key, format::config_key),

@@ -51,7 +51,7 @@ impl Schema {
     /// Of a field.
     pub fn of_field(field: &Field) -> Schema {
         match Schema::of_kind(field.kind) {
-            Schema::Struct(ty, atomic) => Schema::Struct(ty, atomic || field.atomic()),
+            Schema::Struct(ty, atomic) => Schema::Struct(ty, field.atomic() || (atomic && !field.granular())),
             Schema::Map(value, atomic) => Schema::Map(value, atomic || field.atomic()),
             Schema::List(element, ..) => Schema::List(element, field.list_type, field.map_keys),
             other => other,

@@ -189,7 +189,7 @@ pub(crate) fn need(value: &str, path: &Path, errors: &mut ErrorList) {
 }
 
 fn check_empty_dir(dir: &api::EmptyDirVolumeSource, path: &Path, errors: &mut ErrorList) {
-    if dir.size_limit.as_ref().is_some_and(|limit| is_negative(limit)) {
+    if dir.size_limit.as_ref().is_some_and(is_negative) {
         errors.push(FieldError::forbidden(&path.child("sizeLimit"), "must not be negative"));
     }
     if let Some(mode) = dir.mode.filter(|m| !(0..=DIRECTORY_MODE_MAX).contains(m)) {
