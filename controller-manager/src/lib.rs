@@ -15,15 +15,19 @@
 //! - Each controller acts as its own ServiceAccount with the rights of its role, unless told otherwise.
 //! - Not served yet, and not pretended: workloads, EndpointSlices, quotas, volumes, certificates.
 
+mod aggregation;
 mod config;
 mod identities;
 mod metrics;
 mod namespace;
+mod node_lifecycle;
 mod objects;
+mod pod_gc;
 mod root_ca;
 mod service;
 mod service_account;
 mod setup;
+mod taint_eviction;
 mod watches;
 mod worker;
 

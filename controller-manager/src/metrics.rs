@@ -1,6 +1,6 @@
 //! Metrics by upstream's names.
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 /// What the controllers count.
 #[derive(Clone)]
@@ -8,6 +8,10 @@ pub struct Metrics {
     depth: IntGaugeVec,
     work_seconds: HistogramVec,
     retries: IntCounterVec,
+    /// Pods evicted for taints.
+    pub evicted: IntCounter,
+    /// Pods deleted because nobody else would, by cause.
+    pub pods_collected: IntCounterVec,
 }
 
 impl Metrics {
@@ -20,14 +24,24 @@ impl Metrics {
         let work = HistogramOpts::new("workqueue_work_duration_seconds", "Time that a key takes")
             .buckets(prometheus::exponential_buckets(1e-4, 10.0, 7)?);
         let retries = Opts::new("workqueue_retries_total", "Keys that failed and are tried again");
+        let evicted = Opts::new(
+            "taint_eviction_controller_pod_deletions_total",
+            "Pods deleted for taints that they do not tolerate",
+        );
+        let collected =
+            Opts::new("pod_gc_collector_force_delete_pods_total", "Pods deleted because nobody else would");
         let metrics = Metrics {
             depth: IntGaugeVec::new(depth, &["name"])?,
             work_seconds: HistogramVec::new(work, &["name"])?,
             retries: IntCounterVec::new(retries, &["name"])?,
+            evicted: IntCounter::with_opts(evicted)?,
+            pods_collected: IntCounterVec::new(collected, &["reason"])?,
         };
         registry.register(Box::new(metrics.depth.clone()))?;
         registry.register(Box::new(metrics.work_seconds.clone()))?;
         registry.register(Box::new(metrics.retries.clone()))?;
+        registry.register(Box::new(metrics.evicted.clone()))?;
+        registry.register(Box::new(metrics.pods_collected.clone()))?;
         Ok(metrics)
     }
 

@@ -5,7 +5,7 @@ use crate::identities::Identities;
 use crate::metrics::Metrics;
 use crate::setup::{Part, Setup};
 use crate::watches::Watches;
-use crate::{namespace, root_ca, service_account};
+use crate::{aggregation, namespace, node_lifecycle, pod_gc, root_ca, service_account, taint_eviction};
 use minik_client::{Elector, Led};
 use minik_component::Shutdown;
 use minik_component::ops::{self, Ops};
@@ -135,6 +135,10 @@ fn set_up(setup: &mut Setup) {
     namespace::set_up(setup);
     service_account::set_up(setup);
     root_ca::set_up(setup);
+    node_lifecycle::set_up(setup);
+    taint_eviction::set_up(setup);
+    pod_gc::set_up(setup);
+    aggregation::set_up(setup);
 }
 
 /// The name of a part that has ended; a panic goes on.

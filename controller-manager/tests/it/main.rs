@@ -4,6 +4,7 @@
 
 mod fake;
 mod namespaces;
+mod nodes;
 
 use fake::{Served, Server};
 use minik_component::Clock;
