@@ -17,6 +17,7 @@
 
 mod aggregation;
 mod config;
+mod garbage;
 mod identities;
 mod metrics;
 mod namespace;

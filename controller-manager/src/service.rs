@@ -5,7 +5,9 @@ use crate::identities::Identities;
 use crate::metrics::Metrics;
 use crate::setup::{Part, Setup};
 use crate::watches::Watches;
-use crate::{aggregation, namespace, node_lifecycle, pod_gc, root_ca, service_account, taint_eviction};
+use crate::{
+    aggregation, garbage, namespace, node_lifecycle, pod_gc, root_ca, service_account, taint_eviction,
+};
 use minik_client::{Elector, Led};
 use minik_component::Shutdown;
 use minik_component::ops::{self, Ops};
@@ -132,7 +134,8 @@ async fn serve(
 }
 
 fn set_up(setup: &mut Setup) {
-    namespace::set_up(setup);
+    let departures = namespace::set_up(setup);
+    garbage::set_up(setup, departures);
     service_account::set_up(setup);
     root_ca::set_up(setup);
     node_lifecycle::set_up(setup);

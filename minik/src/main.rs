@@ -20,6 +20,8 @@ struct Cli {
 enum Service {
     /// Places Pods on nodes
     Scheduler(minik_scheduler::Flags),
+    /// Makes the cluster what its objects ask for: namespaces, accounts, garbage, nodes
+    ControllerManager(minik_controller_manager::Flags),
 }
 
 type Ended = Result<(), Box<dyn Error + Send + Sync>>;
@@ -40,6 +42,7 @@ impl Service {
     fn name(&self) -> &'static str {
         match self {
             Service::Scheduler(_) => "scheduler",
+            Service::ControllerManager(_) => "controller-manager",
         }
     }
 
@@ -50,6 +53,13 @@ impl Service {
                 let config = flags.config(&host(), &SystemChance);
                 Ok(minik_scheduler::run(config, client, shutdown).await?)
             }),
+            Service::ControllerManager(flags) => {
+                threads(1, &flags.telemetry.clone(), async move |shutdown| {
+                    let client = client(&flags.kubeconfig)?;
+                    let config = flags.config(&host(), &SystemChance)?;
+                    Ok(minik_controller_manager::run(config, client, shutdown).await?)
+                })
+            }
         }
     }
 }

@@ -241,11 +241,6 @@ impl Server {
         self.kept().objects.get(&(target.collection, target.namespace, target.name)).cloned()
     }
 
-    /// Method and path of each write so far.
-    pub fn writes(&self) -> Vec<String> {
-        self.kept().writes.clone()
-    }
-
     /// Waits until the state is as wanted; time that is paused runs on while nothing else is to be done.
     pub async fn until(&self, what: &str, wanted: impl Fn(&Server) -> bool) {
         let reached = async {
