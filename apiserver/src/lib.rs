@@ -7,4 +7,5 @@ mod discovery;
 mod error;
 mod negotiate;
 mod object;
+mod openapi;
 mod request;

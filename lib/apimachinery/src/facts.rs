@@ -19,6 +19,8 @@ pub(crate) const REQUIRED: u8 = 8;
 pub(crate) const ATOMIC: u8 = 16;
 /// A struct that server-side apply owns field by field here, though its type says otherwise.
 pub(crate) const GRANULAR: u8 = 32;
+/// A list whose published schema says that it is owned as one, instead of saying nothing.
+pub(crate) const LISTED: u8 = 64;
 
 /// A type of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -67,6 +69,8 @@ pub struct Type {
     pub schema: &'static str,
     /// Whether server-side apply owns it as one.
     pub atomic: bool,
+    /// Its unions (`x-kubernetes-unions`) as JSON text, mostly empty.
+    pub unions: &'static str,
     /// Its fields in Go's order, which is the order of its JSON.
     pub fields: &'static [Field],
 }
@@ -81,7 +85,7 @@ pub struct Field {
     pub(crate) flags: u8,
     /// The schema's default as JSON text, empty when there is none.
     pub default: &'static str,
-    /// The values that the schema allows, empty for any.
+    /// The values that the schema allows (for the elements of a list or map), empty for any.
     pub enums: &'static [&'static str],
     /// How server-side apply sees a list.
     pub list_type: ListType,
@@ -159,6 +163,11 @@ impl Field {
     /// Whether server-side apply owns a map or struct as one.
     pub fn atomic(&self) -> bool {
         self.flags & ATOMIC != 0
+    }
+
+    /// Whether the published schema names the list type.
+    pub fn listed(&self) -> bool {
+        self.flags & LISTED != 0 || self.list_type != ListType::Atomic
     }
 
     /// Whether server-side apply owns a struct field by field here, whatever its type says.

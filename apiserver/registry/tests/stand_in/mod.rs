@@ -107,11 +107,9 @@ fn mount_token(spec: &mut serde_json::Map<String, Value>) {
 
 /// What runs after creation: names of chance get the recording's stand-ins.
 pub fn after_create(_resource: &Resource, object: &mut Value, _created: &Value) {
-    for name in ["name"] {
-        let meta = &mut object["metadata"];
-        if let Some(generated) = meta[name].as_str().filter(|n| n.ends_with("rand")) {
-            meta[name] = generated.replace("rand", "RAND").into();
-        }
+    let meta = &mut object["metadata"];
+    if let Some(generated) = meta["name"].as_str().filter(|n| n.ends_with("rand")) {
+        meta["name"] = generated.replace("rand", "RAND").into();
     }
 }
 

@@ -112,6 +112,7 @@ impl Schema {
                 if keys.is_empty() {
                     return Err(format!("the element has none of the key fields {names:?}"));
                 }
+                keys.sort();
                 Ok(PathElement::Key(keys))
             }
             _ => Err("the list is owned as one".to_owned()),
