@@ -1,1 +1,3 @@
 //! Whole-cluster tests, fault injection, load generator, benchmarks.
+
+pub mod recorded_pods;
