@@ -5,6 +5,7 @@ use crate::negotiate::Encoding;
 use crate::object::Object;
 use minik_apimachinery::decode::{self, Decoded};
 use minik_apimachinery::facts::{self, TypeId};
+use minik_apimachinery::proto;
 use serde_json::Value;
 
 /// The largest body that is read, as upstream has it.
@@ -98,7 +99,9 @@ pub fn read(bytes: &[u8], encoding: Encoding, expected: Expected<'_>) -> Result<
             decode::normalize(yaml(bytes)?, expected.ty).map_err(|error| cannot(error.to_string()))?
         }
         Encoding::Protobuf => {
-            return Err(ApiError::UnsupportedMediaType("application/json, application/yaml".into()));
+            let envelope = proto::Envelope::open(bytes).map_err(|error| cannot(error.to_string()))?;
+            let value = proto::decode(&envelope, expected.ty).map_err(|error| cannot(error.to_string()))?;
+            Decoded { value, findings: Vec::new() }
         }
     };
     check_kind(&mut decoded.value, expected)?;

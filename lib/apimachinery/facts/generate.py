@@ -92,7 +92,8 @@ class Table:
             else:
                 for inner, own, outer in self.flatten(field["type"].lstrip("*")):
                     # An embedded struct without a number (TypeMeta) is not in protobuf, and so its fields are not.
-                    yield inner, own if number else 0, outer or number
+                    # An embedded struct within one makes a number of two digits to the base 64.
+                    yield inner, own if number else 0, number * 64 + outer if outer else number
 
     def fields(self, name):
         rows = []

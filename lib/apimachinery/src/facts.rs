@@ -97,7 +97,8 @@ pub struct Field {
     pub merge_key: &'static str,
     /// The protobuf field number, 0 when it is not in protobuf.
     pub proto: u16,
-    /// The protobuf number of the embedded message that holds it, 0 for none.
+    /// The protobuf number of the embedded message that holds it, 0 for none. When that message is embedded in another,
+    /// the outer one's number times 64 is added.
     pub via: u16,
 }
 

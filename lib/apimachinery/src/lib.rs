@@ -14,6 +14,7 @@ pub mod defaults;
 pub mod facts;
 pub mod field;
 pub mod patch;
+pub mod proto;
 pub mod quantity;
 pub mod selector;
 pub mod time;

@@ -100,10 +100,10 @@ pub(super) static TYPES: [Type; 1225] = [
   Type { go: "admissionregistration/v1.NamedRuleWithOperations", schema: "io.k8s.api.admissionregistration.v1.NamedRuleWithOperations", atomic: true, unions: "", fields: &[
     f("resourceNames", Kind::List(&Kind::String), OMITEMPTY | LISTED, 1, 0),
     f("operations", Kind::List(&Kind::String), OMITEMPTY | LISTED, 1, 2).enums(&["*", "CONNECT", "CREATE", "DELETE", "UPDATE"]),
-    f("apiGroups", Kind::List(&Kind::String), OMITEMPTY | LISTED, 1, 2),
-    f("apiVersions", Kind::List(&Kind::String), OMITEMPTY | LISTED, 2, 2),
-    f("resources", Kind::List(&Kind::String), OMITEMPTY | LISTED, 3, 2),
-    f("scope", Kind::String, POINTER | OMITEMPTY, 4, 2).enums(&["*", "Cluster", "Namespaced"]),
+    f("apiGroups", Kind::List(&Kind::String), OMITEMPTY | LISTED, 1, 130),
+    f("apiVersions", Kind::List(&Kind::String), OMITEMPTY | LISTED, 2, 130),
+    f("resources", Kind::List(&Kind::String), OMITEMPTY | LISTED, 3, 130),
+    f("scope", Kind::String, POINTER | OMITEMPTY, 4, 130).enums(&["*", "Cluster", "Namespaced"]),
   ] },
   Type { go: "admissionregistration/v1.ParamKind", schema: "io.k8s.api.admissionregistration.v1.ParamKind", atomic: true, unions: "", fields: &[
     f("apiVersion", Kind::String, OMITEMPTY, 1, 0),
@@ -293,10 +293,10 @@ pub(super) static TYPES: [Type; 1225] = [
   Type { go: "admissionregistration/v1alpha1.NamedRuleWithOperations", schema: "", atomic: false, unions: "", fields: &[
     f("resourceNames", Kind::List(&Kind::String), OMITEMPTY, 1, 0),
     f("operations", Kind::List(&Kind::String), OMITEMPTY, 1, 2),
-    f("apiGroups", Kind::List(&Kind::String), OMITEMPTY, 1, 2),
-    f("apiVersions", Kind::List(&Kind::String), OMITEMPTY, 2, 2),
-    f("resources", Kind::List(&Kind::String), OMITEMPTY, 3, 2),
-    f("scope", Kind::String, POINTER | OMITEMPTY, 4, 2),
+    f("apiGroups", Kind::List(&Kind::String), OMITEMPTY, 1, 130),
+    f("apiVersions", Kind::List(&Kind::String), OMITEMPTY, 2, 130),
+    f("resources", Kind::List(&Kind::String), OMITEMPTY, 3, 130),
+    f("scope", Kind::String, POINTER | OMITEMPTY, 4, 130),
   ] },
   Type { go: "admissionregistration/v1alpha1.ParamKind", schema: "", atomic: false, unions: "", fields: &[
     f("apiVersion", Kind::String, OMITEMPTY, 1, 0),
@@ -463,10 +463,10 @@ pub(super) static TYPES: [Type; 1225] = [
   Type { go: "admissionregistration/v1beta1.NamedRuleWithOperations", schema: "", atomic: false, unions: "", fields: &[
     f("resourceNames", Kind::List(&Kind::String), OMITEMPTY, 1, 0),
     f("operations", Kind::List(&Kind::String), OMITEMPTY, 1, 2),
-    f("apiGroups", Kind::List(&Kind::String), OMITEMPTY, 1, 2),
-    f("apiVersions", Kind::List(&Kind::String), OMITEMPTY, 2, 2),
-    f("resources", Kind::List(&Kind::String), OMITEMPTY, 3, 2),
-    f("scope", Kind::String, POINTER | OMITEMPTY, 4, 2),
+    f("apiGroups", Kind::List(&Kind::String), OMITEMPTY, 1, 130),
+    f("apiVersions", Kind::List(&Kind::String), OMITEMPTY, 2, 130),
+    f("resources", Kind::List(&Kind::String), OMITEMPTY, 3, 130),
+    f("scope", Kind::String, POINTER | OMITEMPTY, 4, 130),
   ] },
   Type { go: "admissionregistration/v1beta1.ParamKind", schema: "", atomic: false, unions: "", fields: &[
     f("apiVersion", Kind::String, OMITEMPTY, 1, 0),
