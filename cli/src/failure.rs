@@ -30,6 +30,11 @@ impl Failure {
         Failure { code: NO_CLUSTER, ..self }
     }
 
+    /// Whether there is no such cluster, or it does not run.
+    pub fn is_no_cluster(&self) -> bool {
+        self.code == NO_CLUSTER
+    }
+
     /// Prints it and gives the exit code.
     pub fn report(&self) -> ExitCode {
         eprintln!("minikctl: {self}");

@@ -10,11 +10,12 @@
 //! - What a command prints on stdout is its result; progress and failures go to stderr.
 //! - Exit codes: 0 done, 1 failed, 2 wrong usage, 3 there is no such cluster or it does not run.
 
+mod cluster;
 mod completion;
 mod doctor;
 mod failure;
 mod globals;
-
+mod progress;
 mod version;
 
 pub use failure::Failure;
@@ -38,6 +39,8 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Start, stop, delete and list clusters on this machine
+    Cluster(cluster::Args),
     /// Check whether this machine can run clusters; each finding says how to mend it
     Doctor(doctor::Args),
     /// Print the completion script of a shell
@@ -61,6 +64,7 @@ pub fn main(cli: Cli) -> ExitCode {
 async fn run(cli: Cli) -> Result<(), Failure> {
     let globals = cli.globals;
     match cli.command {
+        Command::Cluster(args) => cluster::run(&globals, args).await,
         Command::Doctor(args) => doctor::run(args),
         Command::Completion(args) => completion::run(args),
         Command::Version(args) => version::run(&globals, args).await,

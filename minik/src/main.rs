@@ -18,6 +18,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Service {
+    /// Starts a cluster's processes, watches them, starts them again
+    Supervise(minik_cluster::SuperviseFlags),
     /// Places Pods on nodes
     Scheduler(minik_scheduler::Flags),
     /// Makes the cluster what its objects ask for: namespaces, accounts, garbage, nodes
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
 impl Service {
     fn name(&self) -> &'static str {
         match self {
+            Service::Supervise(_) => "supervise",
             Service::Scheduler(_) => "scheduler",
             Service::ControllerManager(_) => "controller-manager",
         }
@@ -48,6 +51,9 @@ impl Service {
 
     fn run(self) -> Ended {
         match self {
+            Service::Supervise(flags) => threads(1, &flags.telemetry.clone(), async move |shutdown| {
+                Ok(minik_cluster::supervise(flags, shutdown).await?)
+            }),
             Service::Scheduler(flags) => threads(1, &flags.telemetry.clone(), async move |shutdown| {
                 let client = client(&flags.kubeconfig)?;
                 let config = flags.config(&host(), &SystemChance);

@@ -1,0 +1,334 @@
+//! The life of a cluster: created, started, stopped, deleted. Each step can be taken again.
+
+use crate::cgroup::Cgroups;
+use crate::config::{ClusterConfig, Etcd, Ports, make_dir, write_file};
+use crate::error::{Error, Result, file};
+use crate::layout::{Layout, Roots};
+use crate::ranges::Ranges;
+use crate::spawn::Spawn;
+use crate::supervise::SUPERVISOR;
+use crate::supervise::control::{self, Ask, Report, Reports};
+use crate::supervise::process::{Process, boot_id};
+use crate::{host, network, node, pki};
+use jiff::Timestamp;
+use minik_client::ServerAccess;
+use rustix::fd::OwnedFd;
+use rustix::process::Signal;
+use std::fs::File;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long everything may take to stop.
+const STOP_WITHIN: Duration = Duration::from_secs(30);
+
+/// What a new cluster shall be.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// Its name.
+    pub name: String,
+    /// How many nodes.
+    pub nodes: u8,
+    /// An etcd cluster in place of the embedded store.
+    pub etcd: Etcd,
+}
+
+/// A cluster that exists on this machine.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    layout: Layout,
+    config: ClusterConfig,
+}
+
+/// What a start found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Started {
+    /// It ran already.
+    Already,
+    /// Its processes ran without a supervisor; they have one again.
+    Adopted,
+    /// It was started.
+    Fresh,
+}
+
+/// How a cluster is.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// Its description.
+    pub config: ClusterConfig,
+    /// Its processes; `None` when no supervisor runs.
+    pub report: Option<Report>,
+}
+
+impl Cluster {
+    /// Opens a cluster.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] when there is none of this name.
+    pub fn open(roots: &Roots, name: &str) -> Result<Cluster> {
+        let layout = roots.cluster(name)?;
+        let config = ClusterConfig::load(&layout)?.ok_or_else(|| Error::Unknown { name: name.to_owned() })?;
+        Ok(Cluster { layout, config })
+    }
+
+    /// Opens a cluster, or chooses its addresses and ports and writes them down.
+    ///
+    /// # Errors
+    /// When it exists in another shape, needs root, or nothing is free.
+    pub fn create(roots: &Roots, wanted: &Wanted) -> Result<Cluster> {
+        let layout = roots.cluster(&wanted.name)?;
+        if wanted.nodes > 0 && !rustix::process::geteuid().is_root() {
+            return Err(Error::Root);
+        }
+        let _lock = host::lock(roots)?;
+        let programs = programs()?;
+        if let Some(config) = ClusterConfig::load(&layout)? {
+            let mut cluster = Cluster { layout, config };
+            cluster.check_shape(wanted)?;
+            if cluster.config.programs != programs {
+                cluster.config.programs = programs;
+                cluster.config.save(&cluster.layout)?;
+            }
+            return Ok(cluster);
+        }
+        let others = others(roots)?;
+        let mut in_use = network::host_ranges()?;
+        in_use.extend(others.iter().map(|config| config.ranges.whole()));
+        let ports = choose_ports(&others)?;
+        let (ranges, etcd) = (Ranges::choose(&in_use)?, wanted.etcd.clone());
+        let config = ClusterConfig::new(&wanted.name, wanted.nodes, programs, ranges, ports, etcd);
+        config.save(&layout)?;
+        Ok(Cluster { layout, config })
+    }
+
+    fn check_shape(&self, wanted: &Wanted) -> Result<()> {
+        let differs = |what: String| Err(Error::Shape { name: wanted.name.clone(), what });
+        match self.config.nodes.len() {
+            nodes if nodes != usize::from(wanted.nodes) => {
+                differs(format!("{nodes} node{}", if nodes == 1 { "" } else { "s" }))
+            }
+            _ if self.config.etcd != wanted.etcd => match self.config.etcd.servers.as_slice() {
+                [] => differs("the embedded store".into()),
+                servers => differs(format!("the etcd servers {}", servers.join(","))),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    /// Its files.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Its description.
+    pub fn config(&self) -> &ClusterConfig {
+        &self.config
+    }
+
+    /// How its administrator reaches it from this host.
+    ///
+    /// # Errors
+    /// When its certificates cannot be read.
+    pub fn admin(&self) -> Result<ServerAccess> {
+        pki::admin_access(&self.layout, &self.config)
+    }
+
+    /// Starts it, or does nothing when it runs. Returns before it is ready.
+    ///
+    /// # Errors
+    /// When the kernel refuses something; what was made so far is taken away again by the next start or by delete.
+    pub async fn start(&self) -> Result<Started> {
+        let lock = host::lock(&self.layout.roots)?;
+        if Reports::ask(&self.layout, Ask::Follow).await?.is_some() {
+            return Ok(Started::Already);
+        }
+        let adopts = self.is_prepared();
+        if !adopts {
+            self.tear_down(&lock).await?;
+            self.prepare(&lock)?;
+        }
+        make_dir(&self.layout.state.join("logs"))?;
+        pki::ensure(&self.layout, &self.config, Timestamp::now())?;
+        self.start_supervisor()?;
+        Ok(if adopts { Started::Adopted } else { Started::Fresh })
+    }
+
+    fn prepared_mark(&self) -> PathBuf {
+        self.layout.run.join("prepared")
+    }
+
+    fn is_prepared(&self) -> bool {
+        let mark = std::fs::read_to_string(self.prepared_mark());
+        matches!((mark, boot_id()), (Ok(mark), Ok(boot)) if mark == boot)
+    }
+
+    /// Builds what the processes run in. The last step is the mark that all of it is there.
+    fn prepare(&self, lock: &host::Lock) -> Result<()> {
+        make_dir(&self.layout.run)?;
+        if !self.config.nodes.is_empty() {
+            host::prepare(&self.layout.roots, &self.layout.name, lock)?;
+            node::make_private(&self.layout.run)?;
+            network::build(&self.layout, &self.config)?;
+            let cgroups = Cgroups::of(&self.layout.name)?;
+            for one in &self.config.nodes {
+                node::build(&self.layout.node(&one.name), &one.name, &cgroups)?;
+            }
+        }
+        let boot = boot_id().map_err(file("read the boot's id for", &self.layout.run))?;
+        write_file(&self.prepared_mark(), boot.as_bytes(), 0o644)
+    }
+
+    /// Takes away what [`Cluster::prepare`] and the processes made, as far as it is there.
+    async fn tear_down(&self, lock: &host::Lock) -> Result<()> {
+        let cgroups = Cgroups::of(&self.layout.name)?;
+        cgroups.kill("")?;
+        self.kill_remembered().await?;
+        if !self.config.nodes.is_empty() && rustix::process::geteuid().is_root() {
+            network::remove(&self.layout, &self.config)?;
+            node::unmount_private(&self.layout.run)?;
+            host::restore(&self.layout.roots, &self.layout.name, lock)?;
+        }
+        remove_all(&self.layout.run)?;
+        // Other clusters may be in it.
+        let _ = std::fs::remove_dir(&self.layout.roots.run);
+        cgroups.remove()
+    }
+
+    /// Where there are no cgroups of ours, processes are known by what was written down.
+    async fn kill_remembered(&self) -> Result<()> {
+        let entries = std::fs::read_dir(self.layout.run.join("pids")).into_iter().flatten().flatten();
+        for entry in entries {
+            if let Some(process) = Process::recall(&entry.path()) {
+                process.signal(Signal::KILL)?;
+                process.ended().await;
+            }
+        }
+        Ok(())
+    }
+
+    fn start_supervisor(&self) -> Result<()> {
+        let log = self.layout.log(SUPERVISOR);
+        let out = File::options().create(true).append(true).open(&log).map_err(file("open", &log))?;
+        let program = self.config.programs.join("minik");
+        let path = |path: &Path| path.display().to_string();
+        let args = [
+            "supervise".to_owned(),
+            format!("--cluster={}", self.layout.name),
+            format!("--state-root={}", path(&self.layout.roots.state)),
+            format!("--run-root={}", path(&self.layout.roots.run)),
+        ];
+        // Listened on before it runs: who asks now waits for it.
+        let socket: OwnedFd = control::bind(&self.layout)?.into();
+        let spawn = Spawn {
+            program: &program,
+            args: &args,
+            log: &out,
+            cgroups: &Cgroups::of(&self.layout.name)?.enter(SUPERVISOR)?,
+            namespaces: &[],
+            sockets: &[socket],
+        };
+        let (pid, pidfd) = spawn.start().map_err(file("start", &program))?;
+        Process::watch(pid, pidfd)?.remember(&self.layout.pid(SUPERVISOR))
+    }
+
+    /// Stops it; its data stays. One that does not run is no error.
+    ///
+    /// # Errors
+    /// When something does not stop, or cannot be taken away.
+    pub async fn stop(&self) -> Result<()> {
+        let lock = host::lock(&self.layout.roots)?;
+        if let Some(mut reports) = Reports::ask(&self.layout, Ask::Stop).await? {
+            let stopped = async {
+                while let Some(report) = reports.next().await? {
+                    if report.stopped {
+                        break;
+                    }
+                }
+                Ok::<_, Error>(())
+            };
+            let late = |_| Error::Late {
+                what: "the processes did not stop",
+                seconds: STOP_WITHIN.as_secs(),
+                state: "killing them".to_owned(),
+            };
+            // What has not stopped by itself is killed below.
+            if let Err(error) =
+                tokio::time::timeout(STOP_WITHIN, stopped).await.map_err(late).and_then(|done| done)
+            {
+                tracing::warn!(error = minik_component::chain(&error), "the stop was not orderly");
+            }
+        }
+        self.tear_down(&lock).await
+    }
+
+    /// Deletes it with its data.
+    ///
+    /// # Errors
+    /// As [`Cluster::stop`].
+    pub async fn delete(self) -> Result<()> {
+        self.stop().await?;
+        let _lock = host::lock(&self.layout.roots)?;
+        remove_all(&self.layout.state)?;
+        if self.layout.roots.clusters()?.is_empty() {
+            // The lock's file goes last; who waits for it notices.
+            let _ = std::fs::remove_file(self.layout.roots.lock());
+            let _ = std::fs::remove_dir(&self.layout.roots.state);
+        }
+        Ok(())
+    }
+
+    /// How it is now.
+    ///
+    /// # Errors
+    /// When the supervisor answers what it should not.
+    pub async fn status(&self) -> Result<Status> {
+        let report = match Reports::ask(&self.layout, Ask::Follow).await? {
+            None => None,
+            Some(mut reports) => reports.first().await?,
+        };
+        Ok(Status { config: self.config.clone(), report })
+    }
+}
+
+fn remove_all(dir: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(file("remove", dir)),
+    }
+}
+
+fn others(roots: &Roots) -> Result<Vec<ClusterConfig>> {
+    let load = |name: String| ClusterConfig::load(&roots.cluster(&name)?);
+    roots.clusters()?.into_iter().filter_map(|name| load(name).transpose()).collect()
+}
+
+/// The folder of our programs: named by `MINIK_PROGRAMS`, or that of the running program or the one above it.
+fn programs() -> Result<PathBuf> {
+    if let Some(dir) = std::env::var_os("MINIK_PROGRAMS").filter(|value| !value.is_empty()) {
+        return Ok(PathBuf::from(dir));
+    }
+    let own = std::env::current_exe().map_err(file("find", Path::new("the running program")))?;
+    let beside = own.parent().unwrap_or(Path::new("/"));
+    [Some(beside), beside.parent()]
+        .into_iter()
+        .flatten()
+        .find(|dir| dir.join("minik").is_file())
+        .map(Path::to_owned)
+        .ok_or_else(|| Error::Program { path: beside.join("minik") })
+}
+
+/// Ports that nobody listens on and no other cluster keeps.
+fn choose_ports(others: &[ClusterConfig]) -> Result<Ports> {
+    let kept: Vec<u16> = others
+        .iter()
+        .flat_map(|config| [config.ports.api, config.ports.scheduler, config.ports.controller_manager])
+        .collect();
+    let free = |port: &u16| !kept.contains(port) && TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    let first = |from: u16, step: usize| (from..from + 1000).step_by(step).find(|port| free(port));
+    match (first(6443, 1), first(10259, 10), first(10257, 10)) {
+        (Some(api), Some(scheduler), Some(controller_manager)) => {
+            Ok(Ports { api, scheduler, controller_manager })
+        }
+        _ => Err(Error::Full { what: "port of 127.0.0.1 from 6443 or 10257 on" }),
+    }
+}

@@ -1,0 +1,131 @@
+//! What can go wrong with a cluster on this machine.
+
+use std::path::{Path, PathBuf};
+
+/// What was attempted, on what, and why it failed. All are final until a person changes something, but for
+/// [`Error::Late`].
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or folder.
+    #[error("cannot {what} {}", path.display())]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A file of ours holds what this version does not understand.
+    #[error("{} cannot be understood", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// The parser's words.
+        source: serde_json::Error,
+    },
+    /// A system call that concerns no file.
+    #[error("cannot {what}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A certificate.
+    #[error("cannot make the certificate {name:?}")]
+    Certificate {
+        /// Which.
+        name: String,
+        /// The cause.
+        source: rcgen::Error,
+    },
+    /// The kernel's network.
+    #[error(transparent)]
+    Net(#[from] minik_net::Error),
+    /// A kubeconfig.
+    #[error(transparent)]
+    Kubeconfig(#[from] minik_client::KubeconfigError),
+    /// The API.
+    #[error(transparent)]
+    Client(#[from] minik_client::ClientError),
+    /// The name cannot be a cluster's.
+    #[error("{name:?} cannot be a cluster's name: {problem}")]
+    Name {
+        /// As given.
+        name: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// There is no cluster of this name.
+    #[error("there is no cluster {name:?}: start it with `minikctl cluster up --name {name}`")]
+    Unknown {
+        /// As given.
+        name: String,
+    },
+    /// It exists with another shape.
+    #[error("the cluster {name:?} exists with {what}: delete it first, or choose another --name")]
+    Shape {
+        /// The cluster.
+        name: String,
+        /// What differs.
+        what: String,
+    },
+    /// Nodes need root.
+    #[error("a cluster with nodes needs root: run it with sudo, or say --nodes 0 for a control plane only")]
+    Root,
+    /// A program of ours is not there.
+    #[error("{} is not there: it belongs beside minikctl", path.display())]
+    Program {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// No free range or port.
+    #[error("no {what} is free on this machine")]
+    Full {
+        /// Of what.
+        what: &'static str,
+    },
+    /// A process of the cluster does not start.
+    #[error("{unit} does not start: {last}; its log is {}", log.display())]
+    Crash {
+        /// The process.
+        unit: String,
+        /// The last line of its log.
+        last: String,
+        /// The log.
+        log: PathBuf,
+    },
+    /// The supervisor answered what it should not, or ended.
+    #[error("the cluster's supervisor {problem}; its log is {}", log.display())]
+    Supervisor {
+        /// What it did.
+        problem: String,
+        /// Its log.
+        log: PathBuf,
+    },
+    /// Something did not happen in time. Retryable.
+    #[error("{what} within {seconds} s: {state}")]
+    Late {
+        /// What did not happen.
+        what: &'static str,
+        /// The limit.
+        seconds: u64,
+        /// The last state that was seen.
+        state: String,
+    },
+}
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// For `map_err`: a failed action on a file.
+pub(crate) fn file<E: Into<std::io::Error>>(what: &'static str, path: &Path) -> impl FnOnce(E) -> Error {
+    let path = path.to_owned();
+    move |source| Error::File { what, path, source: source.into() }
+}
+
+/// For `map_err`: a failed system call.
+pub(crate) fn system<E: Into<std::io::Error>>(what: &'static str) -> impl FnOnce(E) -> Error {
+    move |source| Error::System { what, source: source.into() }
+}

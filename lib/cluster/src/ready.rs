@@ -1,0 +1,167 @@
+//! Waiting until a cluster is ready, by what the API and the supervisor tell.
+
+use crate::cluster::Cluster;
+use crate::error::{Error, Result};
+use crate::supervise::control::{Ask, Report, Reports};
+use minik_client::{Change, Informer, Meta, Projection, Source};
+use minik_component::{Shutdown, SystemChance};
+use serde::Deserialize;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// A process that was started so often and does not run is taken for broken.
+const STARTS: u32 = 4;
+
+/// What is waited for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Seen {
+    ready_nodes: BTreeSet<String>,
+    default_account: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct NodeState {
+    metadata: Meta,
+    #[serde(default)]
+    status: NodeStatus,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct NodeStatus {
+    conditions: Vec<Condition>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Condition {
+    #[serde(rename = "type")]
+    kind: String,
+    status: String,
+}
+
+impl Projection for NodeState {
+    fn meta(&self) -> &Meta {
+        &self.metadata
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Account {
+    metadata: Meta,
+}
+
+impl Projection for Account {
+    fn meta(&self) -> &Meta {
+        &self.metadata
+    }
+}
+
+impl Cluster {
+    /// Returns when every node is Ready and a Pod can be created in the namespace `default`.
+    ///
+    /// # Errors
+    /// When that takes longer than `limit`, or a process does not start.
+    pub async fn ready(&self, limit: Duration) -> Result<()> {
+        let client = minik_client::connect(&self.admin()?, "default")?;
+        let (shutdown, mut parts) = (Shutdown::new(), JoinSet::new());
+        let mut seen = self.follow(client, &shutdown, &mut parts);
+        let mut reports = Reports::ask(self.layout(), Ask::Follow)
+            .await?
+            .ok_or_else(|| self.supervisor("does not run".to_owned()))?;
+        let deadline = tokio::time::Instant::now() + limit;
+        let mut last = Report::default();
+        let result = loop {
+            let now = seen.borrow_and_update().clone();
+            if now.default_account
+                && self.config().nodes.iter().all(|node| now.ready_nodes.contains(&node.name))
+            {
+                break Ok(());
+            }
+            // Cancel-safe: a change that was not taken is seen again, and a line is kept until it is whole.
+            tokio::select! {
+                _ = seen.changed() => {}
+                report = reports.next() => match report? {
+                    Some(report) => {
+                        if let Some(error) = self.broken(&report) {
+                            break Err(error);
+                        }
+                        last = report;
+                    }
+                    None => break Err(self.supervisor("has ended".to_owned())),
+                },
+                () = tokio::time::sleep_until(deadline) => break Err(self.late(limit, &now, &last)),
+            }
+        };
+        shutdown.request();
+        while parts.join_next().await.is_some() {}
+        result
+    }
+
+    fn follow(
+        &self,
+        client: kube::Client,
+        shutdown: &Shutdown,
+        parts: &mut JoinSet<()>,
+    ) -> watch::Receiver<Seen> {
+        let (tell, seen) = watch::channel(Seen::default());
+        let tell = Arc::new(tell);
+        let told = tell.clone();
+        let nodes = Informer::<NodeState>::builder(Source::all("/api/v1/nodes")).on_change(move |change| {
+            let (Change::Added(node) | Change::Updated { new: node, .. }) = change else { return };
+            let is_ready = |condition: &Condition| condition.kind == "Ready" && condition.status == "True";
+            if node.status.conditions.iter().any(is_ready) {
+                told.send_modify(|seen| {
+                    seen.ready_nodes.insert(node.metadata.name.to_string());
+                });
+            }
+        });
+        let source =
+            Source::fields("/api/v1/namespaces/default/serviceaccounts", "metadata.name=default".to_owned());
+        let accounts = Informer::<Account>::builder(source).on_change(move |change| {
+            if !matches!(change, Change::Deleted(_)) {
+                tell.send_modify(|seen| seen.default_account = true);
+            }
+        });
+        let chance = Arc::new(SystemChance);
+        parts.spawn(nodes.run(client.clone(), chance.clone(), shutdown.clone()));
+        parts.spawn(accounts.run(client, chance, shutdown.clone()));
+        seen
+    }
+
+    fn supervisor(&self, problem: String) -> Error {
+        Error::Supervisor { problem, log: self.layout().log("supervise") }
+    }
+
+    fn broken(&self, report: &Report) -> Option<Error> {
+        let (name, state) =
+            report.units.iter().find(|(_, state)| state.starts >= STARTS && state.pid.is_none())?;
+        let log = self.layout().log(name);
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let last = text.lines().rfind(|line| !line.trim().is_empty()).map(str::to_owned);
+        let last = last.or_else(|| state.last_end.clone()).unwrap_or_default();
+        Some(Error::Crash { unit: name.clone(), last, log })
+    }
+
+    fn late(&self, limit: Duration, seen: &Seen, report: &Report) -> Error {
+        let mut missing: Vec<String> = self
+            .config()
+            .nodes
+            .iter()
+            .filter(|node| !seen.ready_nodes.contains(&node.name))
+            .map(|node| format!("node {} is not Ready", node.name))
+            .collect();
+        if !seen.default_account {
+            missing.push("the namespace default has no ServiceAccount default".to_owned());
+        }
+        let down = report.units.iter().filter(|(_, state)| state.pid.is_none());
+        missing.extend(down.map(|(name, state)| {
+            format!("{name} does not run ({})", state.last_end.as_deref().unwrap_or("not started"))
+        }));
+        let logs = self.layout().state.join("logs");
+        let state = format!("{}; logs are in {}", missing.join(", "), logs.display());
+        Error::Late { what: "the cluster was not ready", seconds: limit.as_secs(), state }
+    }
+}

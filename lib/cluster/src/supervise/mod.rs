@@ -1,0 +1,270 @@
+//! `minik supervise`: starts a cluster's processes, watches them, starts them again.
+//!
+//! ```text
+//!  cluster.json ──> units ──> one task a unit: adopt or spawn ──> pidfd ──> ended ──> backoff ──> spawn
+//!                                  │ state                          ^ stop, turn by turn
+//!                                  └──> Report (watch channel) ──> control socket <── minikctl
+//! ```
+//! If it ends, the processes run on; another one finds them by what was written down and adopts them.
+
+pub(crate) mod control;
+pub(crate) mod process;
+
+use crate::cgroup::Cgroups;
+use crate::config::{ClusterConfig, make_dir};
+use crate::error::{Error, Result, file, system};
+use crate::layout::{Layout, Roots};
+use crate::spawn::{Spawn, inherited};
+use crate::units::{LAST_TURN, Unit, units};
+use crate::{network, pki};
+use control::{Report, UnitState};
+use jiff::Timestamp;
+use minik_component::{Shutdown, TelemetryFlags, chain};
+use process::Process;
+use rustix::fd::OwnedFd;
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::Signal;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// The first pause before a process is started again, and the longest one.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// A process that ran for this long starts over with the first pause.
+const HEALTHY_AFTER: Duration = Duration::from_secs(30);
+/// How long a process may take to end by itself.
+const END_WITHIN: Duration = Duration::from_secs(5);
+/// How often certificates are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(6 * 3600);
+
+/// The supervisor's name among the processes.
+pub(crate) const SUPERVISOR: &str = "supervise";
+
+/// Flags of `minik supervise`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Flags {
+    /// The cluster's name
+    #[arg(long, value_name = "NAME")]
+    pub cluster: String,
+    /// Folder of all clusters' lasting files
+    #[arg(long, value_name = "DIR")]
+    pub state_root: PathBuf,
+    /// Folder of all clusters' passing files
+    #[arg(long, value_name = "DIR")]
+    pub run_root: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)] // the text would become a flag's help
+    pub telemetry: TelemetryFlags,
+}
+
+/// Supervises until a stop is asked for over the socket, or until `shutdown`, which leaves the processes running.
+///
+/// # Errors
+/// When there is no such cluster, another supervisor has it, or the kernel refuses what it needs.
+pub async fn run(flags: Flags, shutdown: Shutdown) -> Result<()> {
+    let layout = Roots { state: flags.state_root, run: flags.run_root }.cluster(&flags.cluster)?;
+    let config = ClusterConfig::load(&layout)?.ok_or(Error::Unknown { name: flags.cluster })?;
+    let _lock = only_one(&layout)?;
+    let control = control::listen(&layout, inherited())?;
+    let units = units(&layout, &config);
+    let shared = Arc::new(Shared::new(layout, config)?);
+    let mut tasks = JoinSet::new();
+    for unit in units {
+        tasks.spawn(keep(shared.clone(), unit));
+    }
+    let mut renewal = tokio::time::interval(LOOK_EVERY);
+    let serving = control::serve(control, shared.report.clone(), shared.stop_turn.clone());
+    tokio::pin!(serving);
+    loop {
+        // Cancel-safe: a tick or an ended task is not lost; the server is one future that is polled on.
+        tokio::select! {
+            () = shutdown.requested() => return Ok(()),
+            result = &mut serving => result?,
+            _ = renewal.tick() => renew(&shared),
+            ended = tasks.join_next() => match ended {
+                // All have stopped: the last report goes out, and the work is done.
+                None => {
+                    shared.report.send_modify(|report| report.stopped = true);
+                    control::flush(&mut serving).await;
+                    return Ok(());
+                }
+                Some(Ok(())) => {}
+                Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+            },
+        }
+    }
+}
+
+/// Holds the lock that makes this the only supervisor of the cluster.
+fn only_one(layout: &Layout) -> Result<File> {
+    let path = layout.run.join("supervise.lock");
+    make_dir(&layout.run)?;
+    let held = File::options().create(true).append(true).open(&path).map_err(file("open", &path))?;
+    flock(&held, FlockOperation::NonBlockingLockExclusive)
+        .map_err(file("lock (another supervisor runs)", &path))?;
+    Ok(held)
+}
+
+fn renew(shared: &Shared) {
+    match pki::ensure(&shared.layout, &shared.config, Timestamp::now()) {
+        Ok(true) => tracing::info!("renewed certificates"),
+        Ok(false) => {}
+        Err(error) => tracing::error!(error = chain(&error), "cannot renew the certificates"),
+    }
+}
+
+/// What all units' tasks share.
+struct Shared {
+    layout: Layout,
+    config: ClusterConfig,
+    cgroups: Cgroups,
+    /// The API's listening sockets: whoever connects while the apiserver starts waits in their queue.
+    sockets: std::sync::OnceLock<Vec<OwnedFd>>,
+    report: watch::Sender<Report>,
+    /// Units of this and earlier turns shall stop.
+    stop_turn: watch::Sender<Option<u8>>,
+}
+
+impl Shared {
+    fn new(layout: Layout, config: ClusterConfig) -> Result<Shared> {
+        let cgroups = Cgroups::of(&layout.name)?;
+        let (report, stop_turn) = (watch::Sender::new(Report::default()), watch::Sender::new(None));
+        Ok(Shared { layout, config, cgroups, sockets: std::sync::OnceLock::new(), report, stop_turn })
+    }
+
+    fn state(&self, unit: &Unit, change: impl FnOnce(&mut UnitState)) {
+        self.report.send_modify(|report| change(report.units.entry(unit.name.clone()).or_default()));
+    }
+
+    /// The sockets, opened when they are first needed: an adopted apiserver has its own.
+    fn api_sockets(&self) -> Result<&[OwnedFd]> {
+        if let Some(sockets) = self.sockets.get() {
+            return Ok(sockets);
+        }
+        let local = std::net::TcpListener::bind(("127.0.0.1", self.config.ports.api))
+            .map_err(system("listen on the API's port of 127.0.0.1"))?;
+        let mut sockets: Vec<OwnedFd> = vec![local.into()];
+        if !self.config.nodes.is_empty() {
+            sockets.push(network::api_socket(&self.layout, &self.config)?.into());
+        }
+        Ok(self.sockets.get_or_init(|| sockets))
+    }
+
+    fn spawn(&self, unit: &Unit) -> Result<Process> {
+        let log = self.layout.log(&unit.name);
+        let out = File::options().create(true).append(true).open(&log).map_err(file("open", &log))?;
+        let program = self.config.programs.join("minik");
+        let short = unit.name.rsplit('/').next().unwrap_or(&unit.name);
+        let (cgroups, namespaces) = match &unit.node {
+            None => (self.cgroups.enter(&format!("control-plane/{short}"))?, Vec::new()),
+            Some(node) => {
+                let pins = ["net", "cgroup", "mnt"].map(|kind| self.layout.node(node).pin(kind));
+                let open = |pin: &PathBuf| File::open(pin).map_err(file("open", pin));
+                (self.cgroups.enter_node(node, short)?, pins.iter().map(open).collect::<Result<_>>()?)
+            }
+        };
+        let sockets = if unit.listens { self.api_sockets()? } else { &[] };
+        let spawn = Spawn {
+            program: &program,
+            args: &unit.args,
+            log: &out,
+            cgroups: &cgroups,
+            namespaces: &namespaces,
+            sockets,
+        };
+        let (pid, pidfd) = spawn.start().map_err(file("start", &program))?;
+        let process = Process::watch(pid, pidfd)?;
+        // One that has ended at once cannot be looked at; it is started again like any other.
+        if let Err(error) = process.remember(&self.layout.pid(&unit.name)) {
+            tracing::warn!(unit = unit.name, error = chain(&error), "cannot write down who the process is");
+        }
+        Ok(process)
+    }
+}
+
+/// Keeps one unit running until its turn to stop.
+async fn keep(shared: Arc<Shared>, unit: Unit) {
+    let mut stop = shared.stop_turn.subscribe();
+    let mut pause = FIRST_PAUSE;
+    let mut found = Process::recall(&shared.layout.pid(&unit.name));
+    loop {
+        let adopted = found.is_some();
+        let started = found.take().map_or_else(|| shared.spawn(&unit), Ok);
+        let began = tokio::time::Instant::now();
+        let end = match started {
+            Err(error) => chain(&error),
+            Ok(process) => {
+                tracing::info!(unit = unit.name, pid = process.pid.as_raw_nonzero(), adopted, "runs");
+                shared.state(&unit, |state| {
+                    state.pid = Some(process.pid.as_raw_nonzero().get());
+                    state.starts += 1;
+                });
+                // Cancel-safe: both only wait.
+                tokio::select! {
+                    end = process.ended() => end,
+                    () = turn_comes(&mut stop, unit.stop_turn) => {
+                        terminate(&unit, &process).await;
+                        break;
+                    }
+                }
+            }
+        };
+        tracing::warn!(unit = unit.name, end, "ended");
+        shared.state(&unit, |state| (state.pid, state.last_end) = (None, Some(end)));
+        pause = if began.elapsed() > HEALTHY_AFTER { FIRST_PAUSE } else { pause };
+        // Cancel-safe: both only wait.
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = turn_comes(&mut stop, unit.stop_turn) => break,
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+    if let Err(error) = process::forget(&shared.layout.pid(&unit.name)) {
+        tracing::warn!(unit = unit.name, error = chain(&error), "cannot forget the process");
+    }
+    shared.state(&unit, |state| state.pid = None);
+    next_turn(&shared);
+}
+
+async fn turn_comes(stop: &mut watch::Receiver<Option<u8>>, turn: u8) {
+    // The sender lives in what all tasks share.
+    let _ = stop.wait_for(|now| now.is_some_and(|now| now >= turn)).await;
+}
+
+/// When all of a turn are gone, the next one's turn comes.
+fn next_turn(shared: &Shared) {
+    let report = shared.report.borrow();
+    let running: BTreeMap<&str, bool> =
+        report.units.iter().map(|(name, state)| (name.as_str(), state.pid.is_some())).collect();
+    let all = units(&shared.layout, &shared.config);
+    let runs = |unit: &Unit| running.get(unit.name.as_str()).copied().unwrap_or(false);
+    let next = all.iter().filter(|unit| runs(unit)).map(|unit| unit.stop_turn).min().unwrap_or(LAST_TURN);
+    shared.stop_turn.send_if_modified(|now| match now {
+        Some(turn) if *turn < next => {
+            *turn = next;
+            true
+        }
+        _ => false,
+    });
+}
+
+/// Asks it to end, and makes it end.
+async fn terminate(unit: &Unit, process: &Process) {
+    let signal = |signal| {
+        if let Err(error) = process.signal(signal) {
+            tracing::error!(unit = unit.name, error = chain(&error), "cannot end it");
+        }
+    };
+    signal(Signal::TERM);
+    if tokio::time::timeout(END_WITHIN, process.ended()).await.is_err() {
+        tracing::warn!(unit = unit.name, "does not end by itself; killing it");
+        signal(Signal::KILL);
+        process.ended().await;
+    }
+    tracing::info!(unit = unit.name, "stopped");
+}
