@@ -20,6 +20,8 @@ struct Cli {
 enum Service {
     /// Starts a cluster's processes, watches them, starts them again
     Supervise(minik_cluster::SuperviseFlags),
+    /// Runs a node's Pods
+    Kubelet(minik_kubelet::Flags),
     /// Places Pods on nodes
     Scheduler(minik_scheduler::Flags),
     /// Makes the cluster what its objects ask for: namespaces, accounts, garbage, nodes
@@ -44,6 +46,7 @@ impl Service {
     fn name(&self) -> &'static str {
         match self {
             Service::Supervise(_) => "supervise",
+            Service::Kubelet(_) => "kubelet",
             Service::Scheduler(_) => "scheduler",
             Service::ControllerManager(_) => "controller-manager",
         }
@@ -53,6 +56,10 @@ impl Service {
         match self {
             Service::Supervise(flags) => threads(1, &flags.telemetry.clone(), async move |shutdown| {
                 Ok(minik_cluster::supervise(flags, shutdown).await?)
+            }),
+            Service::Kubelet(flags) => threads(1, &flags.telemetry.clone(), async move |shutdown| {
+                let client = client(&flags.kubeconfig)?;
+                Ok(minik_kubelet::run(flags.config(&host()), client, shutdown).await?)
             }),
             Service::Scheduler(flags) => threads(1, &flags.telemetry.clone(), async move |shutdown| {
                 let client = client(&flags.kubeconfig)?;

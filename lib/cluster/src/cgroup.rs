@@ -1,7 +1,7 @@
 //! A cluster's cgroups: `minik/CLUSTER/...` in every hierarchy, so that its end is one kill and a few rmdirs.
 //!
 //! ```text
-//!  version 2        MOUNT/minik/CLUSTER/{supervise,control-plane/UNIT,NODE/UNIT}     membership, and the kill
+//!  version 2        MOUNT/minik/CLUSTER/{supervise,control-plane/UNIT,NODE/minik/UNIT}  membership, and the kill
 //!  version 1, each  BASE/minik/CLUSTER/NODE                                          the root of what the node sees
 //! ```
 //! BASE is the cgroup that minik was started in, because some machines let nobody write above it. A node sees its own
@@ -82,7 +82,8 @@ impl Cgroups {
     /// in version 2, where only leaves may hold processes.
     pub fn enter_node(&self, node: &str, unit: &str) -> Result<Vec<File>> {
         let below = |hierarchy: &Hierarchy| match hierarchy.is_unified() && !unit.is_empty() {
-            true => format!("{node}/{unit}"),
+            // Names of cgroups count from the part of the own path before `/minik/`, which is the node.
+            true => format!("{node}/minik/{unit}"),
             false => node.to_owned(),
         };
         let one = |hierarchy: &Hierarchy| procs(&make(hierarchy, &self.dir(hierarchy, &below(hierarchy)))?);

@@ -1,0 +1,14 @@
+//! The Node object: what the machine is, how it is, and that it lives
+//! (<https://kubernetes.io/docs/concepts/architecture/nodes/>).
+
+mod health;
+mod lease;
+pub mod machine;
+mod object;
+mod register;
+
+pub use health::HealthLook;
+pub use lease::renew as renew_lease;
+pub use machine::Machine;
+pub use object::{NodeFacts, NodeObject};
+pub use register::{NodeKeeper, NodeUpdate};

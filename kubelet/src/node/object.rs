@@ -1,0 +1,275 @@
+//! The Node object's content: pure, from the machine and its health.
+
+use super::machine::{FileSystem, Machine};
+use crate::config::TaintFlag;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1 as api;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use minik_client::{Meta, Projection};
+use serde::Deserialize;
+use serde::de::Error;
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The version that the kubelet says it is: the API's that it keeps to.
+pub const VERSION: &str = "v1.37.2";
+
+/// What a Node says that seldom changes.
+#[derive(Debug, Clone, Default)]
+pub struct NodeFacts {
+    /// Its name.
+    pub name: String,
+    /// The machine.
+    pub machine: Machine,
+    /// Its addresses.
+    pub ips: Vec<String>,
+    /// Port of its API; 0 for none.
+    pub port: u16,
+    /// How many Pods it takes.
+    pub max_pods: u32,
+    /// The runtime's name and version.
+    pub runtime: (String, String),
+    /// Further labels.
+    pub labels: Vec<(String, String)>,
+    /// Taints when it registers.
+    pub taints: Vec<TaintFlag>,
+    /// The file system of Pods' folders.
+    pub file_system: FileSystem,
+}
+
+/// The Node as the API has it, as far as placement reads it.
+#[derive(Debug, Clone)]
+pub struct NodeObject {
+    /// Its metadata.
+    pub meta: Meta,
+    /// What placement reads.
+    pub placement: Arc<minik_placement::Node>,
+}
+
+impl<'de> Deserialize<'de> for NodeObject {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<NodeObject, D::Error> {
+        #[derive(Deserialize)]
+        struct WithMeta {
+            metadata: Meta,
+        }
+        let raw = Box::<RawValue>::deserialize(deserializer)?;
+        let WithMeta { metadata } = serde_json::from_str(raw.get()).map_err(D::Error::custom)?;
+        let placement = serde_json::from_str(raw.get()).map_err(D::Error::custom)?;
+        Ok(NodeObject { meta: metadata, placement: Arc::new(placement) })
+    }
+}
+
+impl Projection for NodeObject {
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+}
+
+/// How a node is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Why it is not ready; empty when it is.
+    pub unready: Vec<String>,
+    /// Memory runs short.
+    pub memory_pressure: bool,
+    /// The disk runs short.
+    pub disk_pressure: bool,
+    /// Process identities run short.
+    pub pid_pressure: bool,
+    /// Images that are there, the largest first, fifty at most.
+    pub images: Vec<(Vec<String>, u64)>,
+}
+
+impl NodeFacts {
+    /// Labels that the kubelet answers for.
+    pub fn own_labels(&self) -> BTreeMap<String, String> {
+        let arch = self.machine.architecture.clone();
+        let mut labels: BTreeMap<String, String> = [
+            ("kubernetes.io/hostname", self.name.clone()),
+            ("kubernetes.io/os", "linux".into()),
+            ("kubernetes.io/arch", arch.clone()),
+            ("beta.kubernetes.io/os", "linux".into()),
+            ("beta.kubernetes.io/arch", arch),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into();
+        labels.extend(self.labels.iter().cloned());
+        labels
+    }
+
+    /// The Node as it registers.
+    pub fn object(&self, health: &Health, now: Timestamp) -> api::Node {
+        let taints: Vec<api::Taint> = self
+            .taints
+            .iter()
+            .map(|taint| api::Taint {
+                key: taint.key.clone(),
+                value: (!taint.value.is_empty()).then(|| taint.value.clone()),
+                effect: taint.effect.clone(),
+                time_added: None,
+            })
+            .collect();
+        let annotations = ("volumes.kubernetes.io/controller-managed-attach-detach", "true");
+        api::Node {
+            metadata: ObjectMeta {
+                name: Some(self.name.clone()),
+                labels: Some(self.own_labels()),
+                annotations: Some(BTreeMap::from([(annotations.0.to_owned(), annotations.1.to_owned())])),
+                ..Default::default()
+            },
+            spec: Some(api::NodeSpec {
+                taints: (!taints.is_empty()).then_some(taints),
+                ..Default::default()
+            }),
+            status: Some(self.status(health, &[], now)),
+        }
+    }
+
+    /// The Node's status.
+    pub fn status(&self, health: &Health, before: &[api::NodeCondition], now: Timestamp) -> api::NodeStatus {
+        let mut addresses: Vec<api::NodeAddress> = self
+            .ips
+            .iter()
+            .map(|ip| api::NodeAddress { type_: "InternalIP".into(), address: ip.clone() })
+            .collect();
+        addresses.push(api::NodeAddress { type_: "Hostname".into(), address: self.name.clone() });
+        let resources = self.resources();
+        let endpoint = (self.port != 0).then(|| api::NodeDaemonEndpoints {
+            kubelet_endpoint: Some(api::DaemonEndpoint { port: self.port.into() }),
+        });
+        api::NodeStatus {
+            addresses: Some(addresses),
+            allocatable: Some(resources.clone()),
+            capacity: Some(resources),
+            conditions: Some(conditions(health, before, now)),
+            daemon_endpoints: endpoint,
+            images: Some(
+                health
+                    .images
+                    .iter()
+                    .map(|(names, bytes)| api::ContainerImage {
+                        names: Some(names.clone()),
+                        size_bytes: Some(*bytes as i64),
+                    })
+                    .collect(),
+            ),
+            node_info: Some(self.info()),
+            ..Default::default()
+        }
+    }
+
+    /// What the node has for Pods.
+    pub fn resources(&self) -> BTreeMap<String, Quantity> {
+        // In whole kibibytes, as upstream tells it.
+        let disk = format!("{}Ki", self.file_system.capacity_bytes / 1024);
+        let disk = disk
+            .parse::<minik_apimachinery::quantity::Quantity>()
+            .map_or(disk, |quantity| quantity.to_string());
+        [
+            ("cpu", self.machine.cpu_quantity()),
+            ("memory", self.machine.memory_quantity()),
+            ("ephemeral-storage", disk),
+            ("pods", self.max_pods.to_string()),
+        ]
+        .into_iter()
+        .map(|(name, quantity)| (name.to_owned(), Quantity(quantity)))
+        .collect()
+    }
+
+    fn info(&self) -> api::NodeSystemInfo {
+        let machine = &self.machine;
+        api::NodeSystemInfo {
+            architecture: machine.architecture.clone(),
+            boot_id: machine.boot_id.clone(),
+            container_runtime_version: format!("{}://{}", self.runtime.0, self.runtime.1),
+            kernel_version: machine.kernel.clone(),
+            kube_proxy_version: String::new(),
+            kubelet_version: VERSION.to_owned(),
+            machine_id: machine.machine_id.clone(),
+            operating_system: "linux".into(),
+            running_in_user_namespace: None,
+            os_image: machine.os_image.clone(),
+            swap: Some(api::NodeSwapStatus { capacity: Some(machine.swap_bytes) }),
+            system_uuid: if machine.system_uuid.is_empty() {
+                machine.machine_id.clone()
+            } else {
+                machine.system_uuid.clone()
+            },
+        }
+    }
+}
+
+fn conditions(health: &Health, before: &[api::NodeCondition], now: Timestamp) -> Vec<api::NodeCondition> {
+    let pressure =
+        |kind, is_under: bool, yes: (&'static str, &'static str), no: (&'static str, &'static str)| {
+            let (reason, message) = if is_under { yes } else { no };
+            (kind, is_under, reason, message.to_owned())
+        };
+    let ready = health.unready.is_empty();
+    let all = [
+        pressure(
+            "MemoryPressure",
+            health.memory_pressure,
+            ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+            ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ),
+        pressure(
+            "DiskPressure",
+            health.disk_pressure,
+            ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+            ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ),
+        pressure(
+            "PIDPressure",
+            health.pid_pressure,
+            ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+            ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ),
+        (
+            "Ready",
+            ready,
+            if ready { "KubeletReady" } else { "KubeletNotReady" },
+            if ready { "kubelet is posting ready status".into() } else { health.unready.join(", ") },
+        ),
+    ];
+    let time = Time(crate::status::whole_seconds(now));
+    all.into_iter()
+        .map(|(kind, is_true, reason, message)| {
+            let status = if is_true { "True" } else { "False" };
+            let same = before.iter().find(|one| one.type_ == kind && one.status == status);
+            let since = same.and_then(|one| one.last_transition_time.clone());
+            api::NodeCondition {
+                type_: kind.to_owned(),
+                status: status.to_owned(),
+                reason: Some(reason.to_owned()),
+                message: Some(message),
+                last_heartbeat_time: Some(time.clone()),
+                last_transition_time: Some(since.unwrap_or_else(|| time.clone())),
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_keep_the_time_of_their_change() {
+        let facts = NodeFacts { name: "n".into(), max_pods: 110, ..NodeFacts::default() };
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let first = facts.status(&Health::default(), &[], at(10)).conditions.unwrap();
+        let bad = Health { unready: vec!["the runtime is down".into()], ..Health::default() };
+        let second = facts.status(&bad, &first, at(20)).conditions.unwrap();
+        let times = |list: &[api::NodeCondition]| -> Vec<(String, i64)> {
+            let time = |one: &api::NodeCondition| one.last_transition_time.as_ref().unwrap().0.as_second();
+            list.iter().map(|one| (format!("{}={}", one.type_, one.status), time(one))).collect()
+        };
+        assert_eq!(times(&second)[2], ("PIDPressure=False".into(), 10));
+        assert_eq!(times(&second)[3], ("Ready=False".into(), 20));
+        assert_eq!(second[3].message.as_deref(), Some("the runtime is down"));
+        assert_eq!(facts.resources()["pods"].0, "110");
+    }
+}

@@ -1,0 +1,360 @@
+//! One worker a Pod: looks, decides, acts, tells, waits.
+//!
+//! ```text
+//!  mailbox (the Pod as wanted, "look again") ──> observe ──> plan ──> apply ──> observe ──> status ──> writer
+//!                                                   ^ memory: crashes, failures, probes, verdict
+//!  Running ── deleted, ended, verdict ──> Ending (kill, take down) ──> Ended ── deleted in the API ──> gone
+//! ```
+
+mod end;
+mod mailbox;
+mod start;
+
+pub use mailbox::{Mailbox, Wanted};
+
+use crate::cgroups::Cgroups;
+use crate::config::Config;
+use crate::containers::fields::Surroundings;
+use crate::containers::sandbox::{Dns, Resolver};
+use crate::containers::services::ServiceObject;
+use crate::core::memory::{Failure, Memory, Verdict};
+use crate::core::plan::{self, Plan};
+use crate::core::view::PodView;
+use crate::events::PodEvents;
+use crate::images::Images;
+use crate::node::NodeFacts;
+use crate::objects::Objects;
+use crate::pod::PodObject;
+use crate::probes::Probes;
+use crate::runtime::{Observer, Runtime};
+use crate::status::writer::StatusWriter;
+use crate::status::{self, Facts};
+use crate::volumes::Volumes;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1 as api;
+use minik_client::EventType::{Normal, Warning};
+use minik_client::{EventRecorder, Informer};
+use minik_component::Clock;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What failed is tried again after this, unless something happens before.
+const RETRY: Duration = Duration::from_secs(10);
+/// A look at a Pod at which nothing seems to happen: refreshes volumes, notices what no event told.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// Waits after a failure of the runtime or of volumes, doubled.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LONGEST_RETRY: Duration = Duration::from_secs(122);
+
+/// What all workers share.
+pub struct Context {
+    /// How the kubelet was set up.
+    pub config: Config,
+    /// The runtime.
+    pub runtime: Arc<dyn Runtime>,
+    /// Its name, which container identities begin with.
+    pub runtime_name: String,
+    /// Events.
+    pub recorder: EventRecorder,
+    /// Tells statuses.
+    pub writer: StatusWriter,
+    /// Images.
+    pub images: Images,
+    /// What Pods refer to.
+    pub objects: Arc<Objects>,
+    /// Volumes.
+    pub volumes: Volumes,
+    /// Cgroups.
+    pub cgroups: Cgroups,
+    /// Services, for variables.
+    pub services: Informer<ServiceObject>,
+    /// The node.
+    pub node: NodeFacts,
+    /// The node's resolver configuration.
+    pub resolver: Resolver,
+}
+
+impl Context {
+    fn clock(&self) -> &dyn Clock {
+        &*self.config.clock
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock().now()
+    }
+
+    fn now_ns(&self) -> i64 {
+        i64::try_from(self.now().as_nanosecond()).unwrap_or(i64::MAX)
+    }
+
+    fn dns(&self) -> Dns<'_> {
+        Dns { servers: &self.config.cluster_dns, domain: &self.config.cluster_domain, node: &self.resolver }
+    }
+
+    fn around(&self, ips: &[String], pod: &PodObject) -> Surroundings {
+        let pod_ips = if pod.host_network() { self.node.ips.clone() } else { ips.to_vec() };
+        Surroundings { pod_ips, host_ips: self.node.ips.clone(), allocatable: self.node.resources() }
+    }
+}
+
+/// Where a Pod's worker is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Running,
+    Ending,
+    Ended,
+}
+
+/// A Pod's worker.
+pub struct Worker {
+    context: Arc<Context>,
+    mailbox: Arc<Mailbox>,
+    stage: Stage,
+    memory: Memory,
+    observer: Observer,
+    view: PodView,
+    told: api::PodStatus,
+    probes: Probes,
+    retries: u32,
+}
+
+impl Worker {
+    /// A worker of the Pod in a mailbox.
+    pub fn new(context: Arc<Context>, mailbox: Arc<Mailbox>) -> Worker {
+        let pod = mailbox.wanted().pod;
+        Worker {
+            probes: Probes::new(mailbox.clone()),
+            context,
+            mailbox,
+            stage: Stage::Running,
+            memory: Memory::default(),
+            observer: Observer::default(),
+            view: PodView::default(),
+            told: pod.status.clone(),
+            retries: 0,
+        }
+    }
+
+    /// Works until nothing of the Pod is left and the API has forgotten it.
+    pub async fn run(mut self) {
+        loop {
+            let wanted = self.mailbox.take();
+            self.advance(&wanted);
+            let again = match self.stage {
+                Stage::Running => self.keep_running(&wanted).await,
+                Stage::Ending => self.end(&wanted).await,
+                Stage::Ended if wanted.is_gone => match self.remove(&wanted.pod).await {
+                    true => return,
+                    false => RETRY,
+                },
+                Stage::Ended => LOOK_EVERY * 60,
+            };
+            self.tell(&wanted);
+            self.mailbox.changed(again).await;
+        }
+    }
+
+    /// Decides whether the Pod is to end.
+    fn advance(&mut self, wanted: &Wanted) {
+        if self.stage != Stage::Running {
+            return;
+        }
+        if self.memory.verdict.is_none() {
+            self.memory.verdict = wanted.verdict.clone();
+        }
+        let is_over = wanted.is_gone
+            || wanted.pod.meta.deletion_timestamp.is_some()
+            || wanted.pod.has_ended()
+            || matches!(self.told.phase.as_deref(), Some("Succeeded" | "Failed"));
+        if is_over || self.memory.verdict.is_some() {
+            self.stage = Stage::Ending;
+        }
+    }
+
+    fn status(&self, pod: &PodObject) -> api::PodStatus {
+        status::status(&Facts {
+            pod,
+            view: &self.view,
+            memory: &self.memory,
+            before: &self.told,
+            host_ips: &self.context.node.ips,
+            runtime_name: &self.context.runtime_name,
+            is_terminal: self.stage == Stage::Ended,
+            now: self.context.now(),
+        })
+    }
+
+    fn tell(&mut self, wanted: &Wanted) {
+        if wanted.is_gone {
+            return;
+        }
+        let status = self.status(&wanted.pod);
+        let is_over = self.stage == Stage::Ended && wanted.pod.meta.deletion_timestamp.is_some();
+        self.context.writer.tell(&wanted.pod, &status, is_over);
+        self.told = status;
+    }
+
+    async fn observe(&mut self, pod: &PodObject) -> bool {
+        match self.observer.observe(&*self.context.runtime, pod.uid()).await {
+            Ok(view) => {
+                self.view = view;
+                let alive: Vec<&str> = self.view.alive().map(|one| one.id.as_str()).collect();
+                self.memory.probes.retain(|id, _| alive.contains(&id.as_str()));
+                true
+            }
+            Err(error) => {
+                tracing::warn!(pod = pod.long_name(), %error, "cannot look at the Pod's containers");
+                false
+            }
+        }
+    }
+
+    /// One look at a Pod that is to run. Gives when to look again.
+    async fn keep_running(&mut self, wanted: &Wanted) -> Duration {
+        let pod = wanted.pod.clone();
+        if !self.observe(&pod).await {
+            return FIRST_RETRY;
+        }
+        if let Some(verdict) = self.deadline(&pod) {
+            self.memory.verdict = Some(verdict);
+            self.mailbox.look();
+            return RETRY;
+        }
+        self.memory.probes.extend(self.probes.found());
+        let mut again = LOOK_EVERY;
+        // Each turn acts on what the last one led to; a Pod settles in as many turns as it has containers.
+        for _ in 0..=pod.containers().count() * 2 + 2 {
+            let plan = plan::plan(&pod, &self.view, &self.memory, self.context.now_ns());
+            again = plan.again_in.unwrap_or(LOOK_EVERY).min(LOOK_EVERY);
+            self.explain_waits(&pod, &plan);
+            self.tell(wanted);
+            if matches!(self.told.phase.as_deref(), Some("Succeeded" | "Failed")) {
+                self.mailbox.look();
+                return RETRY;
+            }
+            if plan.is_idle() {
+                break;
+            }
+            let acted = self.apply(&pod, &plan).await;
+            if !self.observe(&pod).await {
+                return FIRST_RETRY;
+            }
+            match acted {
+                Ok(()) => self.retries = 0,
+                Err(wait) => {
+                    again = again.min(wait);
+                    break;
+                }
+            }
+            if self.mailbox.is_ending() {
+                return Duration::ZERO;
+            }
+        }
+        self.probes.keep(&self.context, &pod, &self.view, &self.memory);
+        self.refresh(&pod).await;
+        again.min(self.deadline_in(&pod).unwrap_or(LOOK_EVERY))
+    }
+
+    /// Brings volumes made of API objects up to date.
+    async fn refresh(&mut self, pod: &PodObject) {
+        let Some(sandbox) = self.view.ready_sandbox() else { return };
+        let around = self.context.around(&sandbox.ips, pod);
+        if let Err((volume, error)) = self.context.volumes.set_up(pod, &around).await {
+            tracing::debug!(pod = pod.long_name(), volume, %error, "cannot bring a volume up to date");
+        }
+    }
+
+    fn deadline_in(&self, pod: &PodObject) -> Option<Duration> {
+        let seconds = pod.spec.active_deadline_seconds?;
+        let began = self.told.start_time.as_ref()?.0.as_second();
+        let left = began + seconds - self.context.now().as_second();
+        Some(Duration::from_secs(left.max(0) as u64) + Duration::from_millis(100))
+    }
+
+    fn deadline(&self, pod: &PodObject) -> Option<Verdict> {
+        let seconds = pod.spec.active_deadline_seconds?;
+        let began = self.told.start_time.as_ref()?.0.as_second();
+        if self.context.now().as_second() - began < seconds {
+            return None;
+        }
+        let events = PodEvents::new(&self.context.recorder, pod);
+        let message = "Pod was active on the node longer than the specified deadline";
+        events.pod(Normal, "DeadlineExceeded", message);
+        Some(Verdict {
+            reason: "DeadlineExceeded".into(),
+            message: message.into(),
+            refused: false,
+            grace_seconds: None,
+        })
+    }
+
+    /// Remembers and tells why containers wait.
+    fn explain_waits(&mut self, pod: &PodObject, plan: &Plan) {
+        for (name, failure) in &plan.waits {
+            let before = self.memory.failures.insert(name.clone(), failure.clone());
+            if before.as_ref() != Some(failure)
+                && let Some((kind, _)) = pod.container(name)
+            {
+                let words = format!("Back-off restarting failed container {name} in pod {}", pod.long_name());
+                let events = PodEvents::new(&self.context.recorder, pod);
+                events.container(kind, name, Warning, "BackOff", &words);
+            }
+        }
+    }
+
+    /// Carries a plan out. Gives when to try again what failed.
+    async fn apply(&mut self, pod: &PodObject, plan: &Plan) -> Result<(), Duration> {
+        if let Some(why) = plan.end_pod {
+            tracing::info!(pod = pod.long_name(), why, "ending the Pod's containers");
+            if plan.new_sandbox.is_some() && !self.view.sandboxes.is_empty() {
+                let events = PodEvents::new(&self.context.recorder, pod);
+                events.pod(
+                    Normal,
+                    "SandboxChanged",
+                    "Pod sandbox changed, it will be killed and re-created.",
+                );
+            }
+            self.end_all(pod, None).await?;
+        }
+        for end in &plan.ends {
+            self.end_one(pod, end).await?;
+        }
+        if let Some(attempt) = plan.new_sandbox {
+            self.new_sandbox(pod, attempt).await?;
+        }
+        let mut failed: Result<(), Duration> = Ok(());
+        for start in &plan.starts {
+            if self.mailbox.is_ending() {
+                return Ok(());
+            }
+            if let Err((failure, wait)) = self.start(pod, start).await {
+                tracing::debug!(
+                    pod = pod.long_name(),
+                    container = start.name,
+                    failure.message,
+                    "not started"
+                );
+                self.memory.failures.insert(start.name.clone(), failure);
+                failed = Err(failed.err().map_or(wait, |before| before.min(wait)));
+                // Init containers come one after the other.
+                if matches!(start.kind, crate::pod::Kind::Init | crate::pod::Kind::Sidecar) {
+                    break;
+                }
+            } else {
+                self.memory.failures.remove(&start.name);
+            }
+        }
+        failed
+    }
+
+    /// A wait that grows with each failure in a row.
+    fn retry(&mut self) -> Duration {
+        let wait = FIRST_RETRY.saturating_mul(1 << self.retries.min(10)).min(LONGEST_RETRY);
+        self.retries += 1;
+        wait
+    }
+
+    fn fail(reason: &str, message: impl Into<String>) -> Failure {
+        Failure::new(reason, message)
+    }
+}
