@@ -6,16 +6,16 @@
 //! A record's bytes are: kind (1 put, 2 deletion), expiry (i64, 0 for none), key length (u32), key, value; numbers are
 //! little-endian. A format number stands in a second table.
 
-use crate::mvcc::{Mvcc, Write};
+use crate::mvcc::{LOG_BYTES, Mvcc, Write};
 use crate::{Change, Changes, Everything, Expect, Record, Revision, Storage, StorageError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
-use std::collections::BTreeMap;
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, PoisonError, RwLock};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 const RECORDS: TableDefinition<u64, &[u8]> = TableDefinition::new("records");
 const FACTS: TableDefinition<&str, u64> = TableDefinition::new("facts");
@@ -25,7 +25,11 @@ const CACHE_BYTES: usize = 8 << 20;
 /// Writes that may wait for the thread; a caller beyond them waits in its own task.
 const QUEUE: usize = 1024;
 /// Writes of one transaction.
-const BATCH: usize = 256;
+const BATCH: usize = 512;
+/// Revisions that no longer count, by number and bytes, after which those out of the watches' reach are removed without
+/// being asked to: so many that it is seldom, so few that writers do not notice.
+const STALE: usize = 20_000;
+const STALE_BYTES: u64 = 64 << 20;
 /// The default limit of what is kept, as etcd's.
 pub const QUOTA_BYTES: u64 = 2 << 30;
 
@@ -40,7 +44,7 @@ enum Request {
 pub struct Embedded {
     mvcc: Arc<RwLock<Mvcc>>,
     /// `None` once the store is being dropped.
-    requests: Option<SyncSender<Request>>,
+    requests: Option<mpsc::Sender<Request>>,
     writer: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -54,19 +58,23 @@ impl Embedded {
         let broken = |problem: String| StorageError::Broken { path: path.display().to_string(), problem };
         std::fs::create_dir_all(folder).map_err(|error| broken(error.to_string()))?;
         private(folder).map_err(|error| broken(error.to_string()))?;
-        let database =
-            Database::builder().set_cache_size(CACHE_BYTES).create(&path).map_err(|error| match error {
-                redb::DatabaseError::DatabaseAlreadyOpen => {
-                    broken("another apiserver uses it; stop that one first".into())
-                }
-                error => broken(error.to_string()),
-            })?;
-        let mut mvcc = Mvcc::default();
+        let database = builder().create(&path).map_err(|error| match error {
+            redb::DatabaseError::DatabaseAlreadyOpen => {
+                broken("another apiserver uses it; stop that one first".into())
+            }
+            error => broken(error.to_string()),
+        })?;
+        Embedded::over(database, path, quota_bytes)
+    }
+
+    fn over(database: Database, path: PathBuf, quota_bytes: u64) -> Result<Embedded, StorageError> {
+        let broken = |problem: String| StorageError::Broken { path: path.display().to_string(), problem };
+        let mut mvcc = Mvcc::new(LOG_BYTES.min(quota_bytes / 8));
         load(&database, &mut mvcc).map_err(|error| broken(error.to_string()))?;
         let mvcc = Arc::new(RwLock::new(mvcc));
-        let (requests, waiting) = sync_channel(QUEUE);
-        let writer = Writer { path, database, mvcc: mvcc.clone(), quota_bytes };
-        let thread = std::thread::Builder::new().name("store".into()).spawn(move || writer.run(&waiting));
+        let (requests, waiting) = mpsc::channel(QUEUE);
+        let writer = Writer { path, database, mvcc: mvcc.clone(), quota_bytes, left: Cell::default() };
+        let thread = std::thread::Builder::new().name("store".into()).spawn(move || writer.run(waiting));
         let thread = thread.map_err(|error| StorageError::Unavailable(error.to_string()))?;
         Ok(Embedded { mvcc, requests: Some(requests), writer: Some(thread) })
     }
@@ -74,17 +82,8 @@ impl Embedded {
     async fn send(&self, request: impl FnOnce(Answer) -> Request) -> Result<Revision, StorageError> {
         let ended = || StorageError::Unavailable("the store is closed".into());
         let (answer, wait) = oneshot::channel();
-        let mut request = request(answer);
-        loop {
-            match self.requests.as_ref().ok_or_else(ended)?.try_send(request) {
-                Ok(()) => break,
-                Err(std::sync::mpsc::TrySendError::Full(back)) => {
-                    request = back;
-                    tokio::task::yield_now().await;
-                }
-                Err(std::sync::mpsc::TrySendError::Disconnected(_)) => return Err(ended()),
-            }
-        }
+        let requests = self.requests.as_ref().ok_or_else(ended)?;
+        requests.send(request(answer)).await.map_err(|_| ended())?;
         wait.await.map_err(|_| ended())?
     }
 
@@ -101,6 +100,12 @@ impl Drop for Embedded {
             let _ = writer.join();
         }
     }
+}
+
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
 }
 
 fn private(folder: &Path) -> std::io::Result<()> {
@@ -130,17 +135,9 @@ fn load(database: &Database, mvcc: &mut Mvcc) -> Result<(), Box<dyn std::error::
     }
     let last = reading.open_table(FACTS)?.get("revision")?.map_or(0, |value| value.value());
     mvcc.reach(Revision(last));
-    mvcc.compact(Revision(compacted));
+    // Revisions up to there that were overwritten later are still in the table.
+    mvcc.forget(Revision(compacted));
     Ok(())
-}
-
-impl Mvcc {
-    /// The revision of a store whose last record was compacted away.
-    fn reach(&mut self, revision: Revision) {
-        if self.revision() < revision {
-            self.set_revision(revision);
-        }
-    }
 }
 
 fn encode(write: &Write) -> Vec<u8> {
@@ -171,6 +168,8 @@ struct Writer {
     database: Database,
     mvcc: Arc<RwLock<Mvcc>>,
     quota_bytes: u64,
+    /// Old revisions that were left when the others were removed unasked, and their bytes.
+    left: Cell<(usize, u64)>,
 }
 
 /// Writes of a batch that hold, with whom to tell.
@@ -179,23 +178,39 @@ struct Batch {
     writes: Vec<(Write, Answer)>,
     /// The state of the keys that the batch writes: revision and whether it exists.
     heads: BTreeMap<Arc<str>, Record>,
-    gone: std::collections::BTreeSet<Arc<str>>,
+    gone: BTreeSet<Arc<str>>,
+    bytes: u64,
 }
 
 impl Writer {
-    fn run(&self, waiting: &Receiver<Request>) {
-        while let Ok(first) = waiting.recv() {
-            let mut requests = vec![first];
-            while requests.len() < BATCH
-                && let Ok(more) = waiting.try_recv()
-            {
-                requests.push(more);
-            }
-            self.batch(requests);
+    fn run(&self, mut waiting: mpsc::Receiver<Request>) {
+        let mut requests = Vec::with_capacity(BATCH);
+        while waiting.blocking_recv_many(&mut requests, BATCH) > 0 {
+            self.batch(requests.drain(..));
+            self.tidy();
         }
     }
 
-    fn batch(&self, requests: Vec<Request>) {
+    /// Removes what no longer counts before it fills the store.
+    fn tidy(&self) {
+        let (oldest, (stale, bytes)) = self.read(|mvcc| (mvcc.oldest(), mvcc.stale()));
+        // What is within the watches' reach was left the last time.
+        let (left, bytes_left) = self.left.get();
+        let most = STALE_BYTES.min(self.quota_bytes / 8);
+        if stale < left.saturating_add(STALE) && bytes < bytes_left.saturating_add(most) {
+            return;
+        }
+        if let Err(error) = self.compact(oldest) {
+            tracing::error!(%error, path = %self.path.display(), "cannot remove old revisions");
+        }
+        self.left.set(self.read(Mvcc::stale));
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&Mvcc) -> T) -> T {
+        read(&self.mvcc.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn batch(&self, requests: impl Iterator<Item = Request>) {
         let mut batch = Batch::default();
         for request in requests {
             match request {
@@ -225,7 +240,8 @@ impl Writer {
         expect: Expect,
     ) -> Result<Revision, StorageError> {
         let mvcc = self.mvcc.read().unwrap_or_else(PoisonError::into_inner);
-        if value.is_some_and(|value| mvcc.bytes() + (value.len() + key.len()) as u64 > self.quota_bytes) {
+        let bytes = mvcc.bytes() + batch.bytes;
+        if value.is_some_and(|value| bytes + (value.len() + key.len()) as u64 > self.quota_bytes) {
             return Err(StorageError::QuotaExceeded);
         }
         match (batch.heads.get(key), batch.gone.contains(key)) {
@@ -273,18 +289,17 @@ impl Writer {
     }
 
     fn compact(&self, before: Revision) -> Result<Revision, Box<dyn std::error::Error>> {
-        let (superseded, revision) = {
-            let mvcc = self.mvcc.read().unwrap_or_else(PoisonError::into_inner);
-            (mvcc.superseded(before), mvcc.revision())
-        };
-        let transaction = self.database.begin_write()?;
+        let (superseded, revision, oldest) =
+            self.read(|mvcc| (mvcc.superseded(before), mvcc.revision(), mvcc.oldest()));
+        let mut transaction = self.database.begin_write()?;
+        transaction.set_quick_repair(true);
         {
             let mut records = transaction.open_table(RECORDS)?;
             for old in superseded {
                 records.remove(old.0)?;
             }
             let mut facts = transaction.open_table(FACTS)?;
-            facts.insert("compacted", before.0.min(revision.0))?;
+            facts.insert("compacted", before.min(revision).max(oldest).0)?;
             facts.insert("revision", revision.0)?;
         }
         transaction.commit()?;
@@ -300,6 +315,7 @@ impl Writer {
 impl Batch {
     fn add(&mut self, write: Write, answer: Answer) {
         let Change { revision, key, value } = &write.change;
+        self.bytes += (key.len() + value.as_ref().map_or(0, Bytes::len)) as u64;
         match value {
             Some(value) => {
                 self.gone.remove(key);
@@ -372,3 +388,6 @@ impl Storage for Embedded {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod crash;

@@ -1,24 +1,29 @@
 //! A store in memory, for tests and the simulated cluster: no thread, no file.
 
-use crate::mvcc::{Mvcc, Write};
+use crate::mvcc::{LOG_BYTES, Mvcc, Write};
 use crate::{Change, Changes, Everything, Expect, Record, Revision, Storage, StorageError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A store in memory.
-#[derive(Default)]
 pub struct Memory(Mutex<Mvcc>);
 
 impl Memory {
     /// An empty store.
     pub fn new() -> Memory {
-        Memory::default()
+        Memory(Mutex::new(Mvcc::new(LOG_BYTES)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Mvcc> {
         // Each write is complete before anything can panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Memory {
+        Memory::new()
     }
 }
 

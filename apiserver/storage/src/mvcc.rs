@@ -1,13 +1,16 @@
-//! Keys, revisions and history in memory: what the memory and the embedded store have in common.
+//! Keys, revisions and recent history in memory: what the memory and the embedded store have in common.
 
 use crate::{Change, Changes, Everything, Expect, Record, Revision, StorageError};
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// Changes that a watcher may be behind in flight; the one watcher is the cache, which only moves them on.
 const WATCH_QUEUE: usize = 16 << 10;
+/// Bytes of past changes in memory. They serve a watch that broke off and comes back at once, or one that begins at the
+/// revision of a list; who was away for longer lists again.
+pub(crate) const LOG_BYTES: u64 = 16 << 20;
 
 /// A write that was checked and not yet done.
 #[derive(Debug, Clone)]
@@ -16,34 +19,68 @@ pub(crate) struct Write {
     pub expires_at: Option<i64>,
 }
 
-/// The current records, and the changes since the last compaction.
-#[derive(Default)]
+/// The current records, and the last changes.
 pub(crate) struct Mvcc {
     records: BTreeMap<Arc<str>, Record>,
-    log: BTreeMap<Revision, Change>,
+    /// Past changes by revision; all after `oldest`.
+    log: VecDeque<Change>,
+    log_bytes: u64,
+    /// How large the log may be.
+    log_limit: u64,
+    /// Watches can begin after this revision and later ones.
+    oldest: Revision,
     expiries: BTreeMap<Arc<str>, i64>,
     by_expiry: BTreeSet<(i64, Arc<str>)>,
     revision: Revision,
-    compacted: Revision,
-    /// Overwritten since the last compaction, and written before it: no longer in the log.
-    stale: BTreeMap<Revision, u64>,
+    /// Revisions that no longer count, with their sizes: overwritten values, and deletions.
+    stale: Vec<(Revision, u64)>,
+    stale_bytes: u64,
+    /// Of all revisions that were not compacted.
     bytes: u64,
     watchers: Vec<mpsc::Sender<Result<Change, StorageError>>>,
 }
 
 impl Mvcc {
+    /// An empty one that remembers so many bytes of changes.
+    pub fn new(log_limit: u64) -> Mvcc {
+        Mvcc {
+            records: BTreeMap::new(),
+            log: VecDeque::new(),
+            log_bytes: 0,
+            log_limit,
+            oldest: Revision::default(),
+            expiries: BTreeMap::new(),
+            by_expiry: BTreeSet::new(),
+            revision: Revision::default(),
+            stale: Vec::new(),
+            stale_bytes: 0,
+            bytes: 0,
+            watchers: Vec::new(),
+        }
+    }
+
     pub fn revision(&self) -> Revision {
         self.revision
     }
 
     /// Moves the revision on without a write: what wrote up to it was compacted away.
-    pub fn set_revision(&mut self, revision: Revision) {
-        self.revision = revision;
+    pub fn reach(&mut self, revision: Revision) {
+        self.revision = self.revision.max(revision);
+    }
+
+    /// The oldest revision after which changes are known.
+    pub fn oldest(&self) -> Revision {
+        self.oldest
     }
 
     /// Bytes of everything that is kept, history included.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// How many revisions no longer count, and their bytes.
+    pub fn stale(&self) -> (usize, u64) {
+        (self.stale.len(), self.stale_bytes)
     }
 
     pub fn get(&self, key: &str) -> Option<Record> {
@@ -60,6 +97,11 @@ impl Mvcc {
         Everything { records: records.collect(), revision: self.revision }
     }
 
+    /// When a key expires, in Unix seconds.
+    pub fn expires_at(&self, key: &str) -> Option<i64> {
+        self.expiries.get(key).copied()
+    }
+
     /// Checks a write against what is there.
     pub fn check(&self, key: &str, expect: Expect) -> Result<(), StorageError> {
         let there = self.records.get(key);
@@ -73,69 +115,100 @@ impl Mvcc {
     /// Does a write, which bears the next revision, and tells the watchers.
     pub fn apply(&mut self, write: Write) {
         let Write { change, expires_at } = write;
-        self.revision = change.revision;
-        if let Some(at) = self.expiries.remove(&change.key) {
-            self.by_expiry.remove(&(at, change.key.clone()));
+        let Change { revision, key, value } = &change;
+        self.revision = *revision;
+        let size = size(key, value.as_ref());
+        self.bytes += size;
+        if let Some(at) = self.expiries.remove(key) {
+            self.by_expiry.remove(&(at, key.clone()));
         }
-        if let Some(old) = self.records.get(&change.key).filter(|old| old.revision <= self.compacted) {
-            self.stale.insert(old.revision, size(&old.key, Some(&old.value)));
-        }
-        match &change.value {
+        let before = match value {
             Some(value) => {
-                let record =
-                    Record { key: change.key.clone(), value: value.clone(), revision: change.revision };
-                self.records.insert(change.key.clone(), record);
                 if let Some(at) = expires_at {
-                    self.expiries.insert(change.key.clone(), at);
-                    self.by_expiry.insert((at, change.key.clone()));
+                    self.expiries.insert(key.clone(), at);
+                    self.by_expiry.insert((at, key.clone()));
                 }
+                let record = Record { key: key.clone(), value: value.clone(), revision: *revision };
+                self.records.insert(key.clone(), record)
             }
-            None => drop(self.records.remove(&change.key)),
+            None => {
+                self.supersede(*revision, size);
+                self.records.remove(key)
+            }
+        };
+        if let Some(before) = before {
+            self.supersede(before.revision, self::size(&before.key, Some(&before.value)));
         }
-        self.bytes += size(&change.key, change.value.as_ref());
         // A watcher that cannot keep up is told by the end of its stream.
         self.watchers.retain(|watcher| watcher.try_send(Ok(change.clone())).is_ok());
-        self.log.insert(change.revision, change);
+        self.remember(change, size);
+    }
+
+    fn supersede(&mut self, revision: Revision, size: u64) {
+        self.stale.push((revision, size));
+        self.stale_bytes += size;
+    }
+
+    fn remember(&mut self, change: Change, size: u64) {
+        self.log_bytes += size;
+        self.log.push_back(change);
+        while self.log_bytes > self.log_limit && self.log.len() > 1 {
+            self.forget_first();
+        }
+    }
+
+    fn forget_first(&mut self) {
+        if let Some(first) = self.log.pop_front() {
+            self.log_bytes -= size(&first.key, first.value.as_ref());
+            self.oldest = first.revision;
+        }
     }
 
     pub fn watch(&mut self, after: Revision) -> Result<Changes, StorageError> {
-        if after < self.compacted {
-            return Err(StorageError::Compacted { oldest: self.compacted });
+        // A revision that was never written comes from another store, or from before a restore.
+        if after < self.oldest || after > self.revision {
+            return Err(StorageError::Compacted { oldest: self.oldest });
         }
-        let missed: Vec<Change> =
-            self.log.range(Revision(after.0 + 1)..).map(|(_, change)| change.clone()).collect();
+        let from = self.log.partition_point(|change| change.revision <= after);
+        let missed = self.log.range(from..);
         let (sender, receiver) = mpsc::channel(WATCH_QUEUE.max(missed.len() * 2));
         for change in missed {
             // There is room for all of them.
-            let _ = sender.try_send(Ok(change));
+            let _ = sender.try_send(Ok(change.clone()));
         }
         self.watchers.push(sender);
         Ok(receiver)
     }
 
-    /// The changes that compaction makes superfluous: overwritten or deleted at or before the revision.
+    /// The revisions up to one that no longer count, sorted.
     pub fn superseded(&self, before: Revision) -> Vec<Revision> {
-        let current = |change: &Change| {
-            self.records.get(&change.key).is_some_and(|record| record.revision == change.revision)
-        };
-        let logged =
-            self.log.range(..=before).filter(|(_, change)| !current(change)).map(|(revision, _)| *revision);
-        self.stale.keys().copied().chain(logged).collect()
+        let stale = self.stale.iter().map(|(revision, _)| *revision);
+        let mut superseded: Vec<Revision> = stale.filter(|revision| *revision <= before).collect();
+        superseded.sort_unstable();
+        superseded
     }
 
-    /// Forgets changes up to a revision.
-    pub fn compact(&mut self, before: Revision) {
+    /// No longer tells changes up to a revision.
+    pub fn forget(&mut self, before: Revision) {
         let before = before.min(self.revision);
-        let superseded: BTreeSet<Revision> = self.superseded(before).into_iter().collect();
-        let kept = self.log.split_off(&Revision(before.0 + 1));
-        let dropped = std::mem::replace(&mut self.log, kept);
-        for (revision, change) in dropped {
-            if superseded.contains(&revision) {
-                self.bytes = self.bytes.saturating_sub(size(&change.key, change.value.as_ref()));
-            }
+        while self.log.front().is_some_and(|first| first.revision <= before) {
+            self.forget_first();
         }
-        self.bytes = self.bytes.saturating_sub(std::mem::take(&mut self.stale).into_values().sum());
-        self.compacted = self.compacted.max(before);
+        self.oldest = self.oldest.max(before);
+    }
+
+    /// The same, and the revisions that no longer count are gone.
+    pub fn compact(&mut self, before: Revision) {
+        self.forget(before);
+        let mut freed = 0;
+        self.stale.retain(|(revision, size)| {
+            let goes = *revision <= before;
+            freed += if goes { *size } else { 0 };
+            !goes
+        });
+        self.stale.shrink_to(1024);
+        self.bytes -= freed;
+        self.stale_bytes -= freed;
     }
 
     /// The keys that have expired.
