@@ -6,8 +6,12 @@
 //! A record's bytes are: kind (1 put, 2 deletion), expiry (i64, 0 for none), key length (u32), key, value; numbers are
 //! little-endian. A format number stands in a second table.
 
+mod restore;
+
+pub use restore::Checked;
+
 use crate::mvcc::{LOG_BYTES, Mvcc, Write};
-use crate::{Change, Changes, Everything, Expect, Record, Revision, Storage, StorageError};
+use crate::{Change, Changes, Everything, Expect, Export, Record, Revision, Storage, StorageError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -20,6 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 const RECORDS: TableDefinition<u64, &[u8]> = TableDefinition::new("records");
 const FACTS: TableDefinition<&str, u64> = TableDefinition::new("facts");
 const FORMAT: u64 = 1;
+const FILE: &str = "store.redb";
 /// redb's own cache; values are in memory anyway.
 const CACHE_BYTES: usize = 8 << 20;
 /// Writes that may wait for the thread; a caller beyond them waits in its own task.
@@ -54,7 +59,7 @@ impl Embedded {
     /// # Errors
     /// [`StorageError::Broken`] when the file is damaged, of a newer format, or in use by another process.
     pub fn open(folder: &Path, quota_bytes: u64) -> Result<Embedded, StorageError> {
-        let path = folder.join("store.redb");
+        let path = folder.join(FILE);
         let broken = |problem: String| StorageError::Broken { path: path.display().to_string(), problem };
         std::fs::create_dir_all(folder).map_err(|error| broken(error.to_string()))?;
         private(folder).map_err(|error| broken(error.to_string()))?;
@@ -375,6 +380,10 @@ impl Storage for Embedded {
 
     async fn compact(&self, before: Revision) -> Result<(), StorageError> {
         self.send(|answer| Request::Compact { before, answer }).await.map(drop)
+    }
+
+    async fn export(&self, prefix: &str) -> Result<Export, StorageError> {
+        Ok(self.read(|mvcc| mvcc.export(prefix)))
     }
 
     async fn expire(&self, now: i64) -> Result<(), StorageError> {

@@ -11,20 +11,25 @@
 //! - No write is acknowledged before it is durable, and none is seen by a reader before that.
 //! - The cache tells every watcher every event once and in order, or ends the watcher's stream.
 
+mod backup;
 mod cache;
+pub mod cli;
 mod embedded;
 mod error;
 mod etcd;
 mod memory;
 mod mvcc;
+mod tend;
 
+pub use backup::{BackupError, Export};
 pub use cache::{
     Cache, Describe, Event, EventKind, Header, Item, Memo, Scope, Snapshot, WatchError, Watcher, Watching,
 };
-pub use embedded::{Embedded, QUOTA_BYTES};
+pub use embedded::{Checked, Embedded, QUOTA_BYTES};
 pub use error::StorageError;
 pub use etcd::{Etcd, EtcdConfig};
 pub use memory::Memory;
+pub use tend::{COMPACTION_PERIOD, tend};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -123,6 +128,9 @@ pub trait Storage: Send + Sync + 'static {
 
     /// Forgets what was overwritten before a revision.
     async fn compact(&self, before: Revision) -> Result<(), StorageError>;
+
+    /// Everything below a prefix with when it expires, at one revision: for backups, and for moving elsewhere.
+    async fn export(&self, prefix: &str) -> Result<Export, StorageError>;
 
     /// Deletes what has expired; stores that do so themselves have nothing to do.
     async fn expire(&self, now: i64) -> Result<(), StorageError>;

@@ -1,7 +1,7 @@
 //! A store in memory, for tests and the simulated cluster: no thread, no file.
 
 use crate::mvcc::{LOG_BYTES, Mvcc, Write};
-use crate::{Change, Changes, Everything, Expect, Record, Revision, Storage, StorageError};
+use crate::{Change, Changes, Everything, Expect, Export, Record, Revision, Storage, StorageError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -77,6 +77,10 @@ impl Storage for Memory {
     async fn compact(&self, before: Revision) -> Result<(), StorageError> {
         self.lock().compact(before);
         Ok(())
+    }
+
+    async fn export(&self, prefix: &str) -> Result<Export, StorageError> {
+        Ok(self.lock().export(prefix))
     }
 
     async fn expire(&self, now: i64) -> Result<(), StorageError> {

@@ -1,6 +1,6 @@
 //! Keys, revisions and recent history in memory: what the memory and the embedded store have in common.
 
-use crate::{Change, Changes, Everything, Expect, Record, Revision, StorageError};
+use crate::{Change, Changes, Everything, Expect, Export, Record, Revision, StorageError};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -97,9 +97,14 @@ impl Mvcc {
         Everything { records: records.collect(), revision: self.revision }
     }
 
-    /// When a key expires, in Unix seconds.
-    pub fn expires_at(&self, key: &str) -> Option<i64> {
-        self.expiries.get(key).copied()
+    /// The same with what expires when.
+    pub fn export(&self, prefix: &str) -> Export {
+        let Everything { records, revision } = self.list(prefix);
+        let with_expiry = |record: Record| {
+            let expires_at = self.expiries.get(&record.key).copied();
+            (record, expires_at)
+        };
+        Export { revision, records: records.into_iter().map(with_expiry).collect() }
     }
 
     /// Checks a write against what is there.

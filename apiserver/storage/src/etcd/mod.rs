@@ -15,16 +15,19 @@ mod lease;
 mod proto;
 mod watch;
 
-use crate::{Changes, Everything, Expect, Record, Revision, Storage, StorageError};
+use crate::{Changes, Everything, Expect, Export, Record, Revision, Storage, StorageError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use errors::{is_compacted, is_final, translate};
+use futures::stream::{self, StreamExt};
 use lease::Leases;
 use minik_component::{Chance, Clock};
 use proto::{
     Client, CompactionRequest, Compare, DeleteRangeRequest, KeyValue, Op, PutRequest, RangeRequest,
     RangeResponse, RequestOp, TxnRequest,
 };
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -40,6 +43,10 @@ const TRIES: u32 = 4;
 const PAGE: i64 = 1000;
 /// Times that a list begins anew when its revision was compacted between two pages.
 const LISTS: u32 = 3;
+/// The key that is written to move the revision on.
+const RAISE: &str = "minik_raise";
+/// Writes at once that do so: etcd makes what waits durable together.
+const RAISING: usize = 128;
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -143,11 +150,17 @@ impl Etcd {
     }
 
     async fn list_once(&self, prefix: &str) -> Result<Everything, StorageError> {
+        let (revision, pairs) = self.pairs(prefix).await?;
+        Ok(Everything { records: pairs.into_iter().map(record).collect::<Result<_, _>>()?, revision })
+    }
+
+    /// All pairs below a prefix at one revision, page by page.
+    async fn pairs(&self, prefix: &str) -> Result<(Revision, Vec<KeyValue>), StorageError> {
         let range_end = prefix_end(prefix);
         let mut key = Bytes::copy_from_slice(prefix.as_bytes());
-        let mut everything = Everything::default();
+        let (mut revision, mut pairs) = (Revision::default(), Vec::new());
         loop {
-            let at = signed(everything.revision);
+            let at = signed(revision);
             let page = RangeRequest {
                 key,
                 range_end: range_end.clone(),
@@ -155,18 +168,54 @@ impl Etcd {
                 revision: at,
                 count_only: false,
             };
-            let (page, revision) = self.range(page).await?;
+            let (page, now) = self.range(page).await?;
             if at == 0 {
-                everything.revision = revision;
+                revision = now;
             }
-            for pair in page.kvs {
-                everything.records.push(record(pair)?);
-            }
-            match everything.records.last() {
-                Some(last) if page.more => key = format!("{}\0", last.key).into(),
-                _ => return Ok(everything),
+            // Copies: the bytes as they came are a part of a whole page, which they would keep in memory.
+            pairs.extend(page.kvs.into_iter().map(|pair| KeyValue {
+                value: Bytes::copy_from_slice(&pair.value),
+                key: Bytes::copy_from_slice(&pair.key),
+                ..pair
+            }));
+            match pairs.last() {
+                Some(last) if page.more => key = [&last.key[..], b"\0"].concat().into(),
+                _ => return Ok((revision, pairs)),
             }
         }
+    }
+
+    /// When a lease ends, in Unix seconds; `None` for one that has ended.
+    async fn ends_at(&self, lease: i64) -> Result<Option<i64>, StorageError> {
+        let answer =
+            once(self.client.clone().time_to_live(proto::LeaseTimeToLiveRequest { id: lease })).await?;
+        Ok((answer.ttl > 0).then(|| self.clock.now().as_second() + answer.ttl))
+    }
+
+    /// Moves etcd's revision on to at least this one, so that no client ever sees one go back. Costs a write a revision.
+    ///
+    /// # Errors
+    /// etcd's.
+    pub async fn raise(&self, to: Revision) -> Result<(), StorageError> {
+        let key = Bytes::from_static(RAISE.as_bytes());
+        let write = || TxnRequest {
+            success: vec![RequestOp::of(Op::Put(PutRequest { key: key.clone(), ..PutRequest::default() }))],
+            ..TxnRequest::default()
+        };
+        let now = self.revision().await?;
+        let mut writes = stream::iter(now.0..to.0)
+            .map(|_| once(self.client.clone().txn(write())))
+            .buffer_unordered(RAISING);
+        while let Some(result) = writes.next().await {
+            result?;
+        }
+        if now < to {
+            let remove = Op::Delete(DeleteRangeRequest { key: key.clone() });
+            let request = TxnRequest { success: vec![RequestOp::of(remove)], ..TxnRequest::default() };
+            once(self.client.clone().txn(request)).await?;
+            self.compact(to).await?;
+        }
+        Ok(())
     }
 
     /// Whether what happened after a revision still is known, and not in the future.
@@ -255,6 +304,24 @@ impl Storage for Etcd {
         }
     }
 
+    async fn export(&self, prefix: &str) -> Result<Export, StorageError> {
+        let (revision, pairs) = self.pairs(prefix).await?;
+        let mut ends: BTreeMap<i64, Option<i64>> = BTreeMap::from([(0, None)]);
+        let mut records = Vec::with_capacity(pairs.len());
+        for pair in pairs {
+            let lease = pair.lease;
+            if let Entry::Vacant(unknown) = ends.entry(lease) {
+                unknown.insert(self.ends_at(lease).await?);
+            }
+            let expires_at = ends.get(&lease).copied().flatten();
+            // What had a lease that has ended meanwhile is gone.
+            if lease == 0 || expires_at.is_some() {
+                records.push((record(pair)?, expires_at));
+            }
+        }
+        Ok(Export { revision, records })
+    }
+
     async fn expire(&self, _now: i64) -> Result<(), StorageError> {
         Ok(())
     }
@@ -327,9 +394,7 @@ fn prefix_end(prefix: &str) -> Bytes {
 
 fn record(pair: KeyValue) -> Result<Record, StorageError> {
     let key = std::str::from_utf8(&pair.key).map_err(|_| odd("a key that is no text"))?;
-    // A copy: the bytes as they came are a part of a whole page, which they would keep in memory.
-    let value = Bytes::copy_from_slice(&pair.value);
-    Ok(Record { key: key.into(), value, revision: unsigned(pair.mod_revision) })
+    Ok(Record { key: key.into(), value: pair.value, revision: unsigned(pair.mod_revision) })
 }
 
 fn revision_of(header: Option<proto::Header>) -> Result<Revision, StorageError> {

@@ -154,6 +154,19 @@ pub struct LeaseGrantResponse {
 }
 
 #[derive(Clone, PartialEq, Message)]
+pub struct LeaseTimeToLiveRequest {
+    #[prost(int64, tag = "1")]
+    pub id: i64,
+}
+
+/// The time that is left, -1 for a lease that has ended.
+#[derive(Clone, PartialEq, Message)]
+pub struct LeaseTimeToLiveResponse {
+    #[prost(int64, tag = "3")]
+    pub ttl: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
 pub struct WatchRequest {
     #[prost(message, optional, tag = "1")]
     pub create: Option<WatchCreateRequest>,
@@ -238,6 +251,13 @@ impl Client {
 
     pub async fn grant(self, request: LeaseGrantRequest) -> Result<LeaseGrantResponse, Status> {
         self.call("/etcdserverpb.Lease/LeaseGrant", request).await
+    }
+
+    pub async fn time_to_live(
+        self,
+        request: LeaseTimeToLiveRequest,
+    ) -> Result<LeaseTimeToLiveResponse, Status> {
+        self.call("/etcdserverpb.Lease/LeaseTimeToLive", request).await
     }
 
     /// A watch lives as long as the stream of requests does.

@@ -1,5 +1,8 @@
 //! An etcd of one's own, on free loopback ports and with a folder of its own.
 
+// Each test file uses a part of it.
+#![allow(dead_code)]
+
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
