@@ -5,7 +5,7 @@ mod node;
 mod rbac;
 
 pub use node::NodeGraph;
-pub use rbac::{Rbac, Rule};
+pub use rbac::{Rbac, Rule, uncovered};
 
 use crate::authn::{MASTERS, UserInfo};
 use crate::request::RequestInfo;

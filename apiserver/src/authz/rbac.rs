@@ -88,6 +88,49 @@ impl Rule {
     }
 }
 
+/// The parts of `want` that `have` does not give, each as small as can be: one verb on one resource, or on one path.
+/// They are what nobody may hand on who has no more than `have`.
+pub fn uncovered(have: &[Rule], want: &[Rule]) -> Vec<Rule> {
+    let atoms = want.iter().flat_map(atoms);
+    let mut missing: Vec<Rule> = Vec::new();
+    for atom in atoms {
+        if !have.iter().any(|rule| rule.covers(&atom)) && !missing.contains(&atom) {
+            missing.push(atom);
+        }
+    }
+    missing
+}
+
+/// A rule in its smallest parts.
+fn atoms(rule: &Rule) -> Vec<Rule> {
+    let one = |text: &String| vec![text.clone()];
+    let mut parts = Vec::new();
+    for verb in &rule.verbs {
+        for url in &rule.non_resource_urls {
+            parts.push(Rule { verbs: one(verb), non_resource_urls: one(url), ..Rule::default() });
+        }
+        for (group, resource) in rule
+            .api_groups
+            .iter()
+            .flat_map(|group| rule.resources.iter().map(move |resource| (group, resource)))
+        {
+            let part = Rule {
+                verbs: one(verb),
+                api_groups: one(group),
+                resources: one(resource),
+                ..Rule::default()
+            };
+            if rule.resource_names.is_empty() {
+                parts.push(part);
+            } else {
+                let named = rule.resource_names.iter();
+                parts.extend(named.map(|name| Rule { resource_names: one(name), ..part.clone() }));
+            }
+        }
+    }
+    parts
+}
+
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 struct Meta {

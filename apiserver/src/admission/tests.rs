@@ -1,0 +1,377 @@
+//! The plugins over a few objects.
+
+use super::*;
+use crate::authn::MASTERS;
+use minik_component::SeededChance;
+use serde_json::json;
+use std::collections::BTreeMap;
+
+#[derive(Default)]
+struct Stored(BTreeMap<(String, String, String), Value>);
+
+impl Stored {
+    fn with(mut self, folder: &str, object: Value) -> Stored {
+        let of = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+        self.0.insert((folder.into(), of("namespace"), of("name")), object);
+        self
+    }
+}
+
+impl Objects for Stored {
+    fn get(&self, folder: &str, namespace: &str, name: &str) -> Option<Value> {
+        self.0.get(&(folder.to_owned(), namespace.to_owned(), name.to_owned())).cloned()
+    }
+
+    fn list(&self, folder: &str, namespace: &str) -> Vec<Value> {
+        let inside =
+            |key: &(String, String, String)| key.0 == folder && (namespace.is_empty() || key.1 == namespace);
+        self.0.iter().filter(|(key, _)| inside(key)).map(|(_, object)| object.clone()).collect()
+    }
+}
+
+/// A small cluster: namespaces `n` and, being deleted, `gone`; an account; classes; node `a` with a Pod `mine`, and a Pod
+/// `other` on node `b`.
+fn world() -> Stored {
+    let namespace = |name: &str, phase: &str| json!({"metadata": {"name": name}, "status": {"phase": phase}});
+    let pod = |name: &str, node: &str| {
+        json!({"metadata": {"namespace": "n", "name": name, "uid": format!("uid-{name}")}, "spec": {"nodeName": node,
+            "volumes": [{"projected": {"sources": [{"serviceAccountToken": {"path": "t"}},
+                {"serviceAccountToken": {"path": "v", "audience": "vault"}}]}}]}})
+    };
+    Stored::default()
+        .with("namespaces", namespace("n", "Active"))
+        .with("namespaces", namespace("gone", "Terminating"))
+        .with("namespaces", namespace("kube-node-lease", "Active"))
+        .with("serviceaccounts", json!({"metadata": {"namespace": "n", "name": "default"}, "imagePullSecrets": [{"name": "pull"}]}))
+        .with("serviceaccounts", json!({"metadata": {"namespace": "n", "name": "quiet"}, "automountServiceAccountToken": false}))
+        .with("serviceaccounts", json!({"metadata": {"namespace": "n", "name": "strict",
+            "annotations": {"kubernetes.io/enforce-mountable-secrets": "true"}}, "secrets": [{"name": "mine"}]}))
+        .with("priorityclasses", json!({"metadata": {"name": "high"}, "value": 1000, "preemptionPolicy": "Never"}))
+        .with("minions", json!({"metadata": {"name": "a", "uid": "uid-a"}}))
+        .with("pods", pod("mine", "a"))
+        .with("pods", pod("other", "b"))
+}
+
+struct Request<'a> {
+    user: UserInfo,
+    /// `pods`, or `pods/status`.
+    resource: &'a str,
+    operation: Operation,
+    namespace: &'a str,
+    name: &'a str,
+    old: Option<Value>,
+}
+
+impl Request<'_> {
+    fn create(resource: &str) -> Request<'_> {
+        let namespace = if resource == "nodes" { "" } else { "n" };
+        let user = UserInfo::known("admin", &[MASTERS]);
+        Request { user, resource, operation: Operation::Create, namespace, name: "", old: None }
+    }
+
+    fn by_node(self) -> Self {
+        Request { user: UserInfo::known("system:node:a", &["system:nodes"]), ..self }
+    }
+
+    /// Walks the chain twice; gives the object as it came out.
+    fn over(&self, stored: Stored, mut object: Value) -> Result<Value, ApiError> {
+        let (plural, subresource) = self.resource.split_once('/').unwrap_or((self.resource, ""));
+        let strategy =
+            minik_registry::all().iter().find(|strategy| strategy.resource().plural == plural).unwrap();
+        let attributes = Attributes {
+            user: &self.user,
+            resource: strategy.resource(),
+            version: "v1",
+            subresource,
+            operation: self.operation,
+            namespace: self.namespace,
+            name: self.name,
+            dry_run: false,
+            old: self.old.as_ref(),
+            options: &Value::Null,
+            now: jiff::Timestamp::UNIX_EPOCH,
+            chance: &SeededChance::new(1),
+            warnings: &Warnings::default(),
+        };
+        let chain = chain(Arc::new(stored));
+        chain.admit(&attributes, &mut object)?;
+        chain.validate(&attributes, &object)?;
+        Ok(object)
+    }
+
+    fn allowed(&self, object: Value) -> Value {
+        self.over(world(), object).unwrap()
+    }
+
+    /// The refusal's code and words.
+    fn refused(&self, object: Value) -> (u16, String) {
+        let error = self.over(world(), object).unwrap_err();
+        (error.code().0.as_u16(), error.to_string())
+    }
+}
+
+fn pod() -> Value {
+    json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c"}]}})
+}
+
+#[test]
+fn a_plain_pod_gets_what_stock_gives_it() {
+    let admitted = Request::create("pods").allowed(pod());
+    let spec = &admitted["spec"];
+    let volume = spec["volumes"][0]["name"].as_str().unwrap();
+    let suffix = volume.strip_prefix("kube-api-access-").unwrap();
+    assert!(
+        suffix.len() == 5 && suffix.chars().all(|c| "bcdfghjklmnpqrstvwxz2456789".contains(c)),
+        "{volume}"
+    );
+    let mount = json!({"name": volume, "readOnly": true, "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"});
+    assert_eq!(spec["containers"][0]["volumeMounts"], json!([mount]));
+    assert_eq!(spec["volumes"][0]["projected"]["sources"].as_array().unwrap().len(), 3);
+    assert_eq!(
+        (&spec["serviceAccountName"], &spec["serviceAccount"]),
+        (&json!("default"), &json!("default"))
+    );
+    assert_eq!(spec["imagePullSecrets"], json!([{"name": "pull"}]));
+    assert_eq!((&spec["priority"], &spec["preemptionPolicy"]), (&json!(0), &json!("PreemptLowerPriority")));
+    assert_eq!(spec["tolerations"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn tokens_are_mounted_where_they_are_wanted() {
+    let volumes = |change: &dyn Fn(&mut Value)| {
+        let mut pod = pod();
+        change(&mut pod["spec"]);
+        let admitted = Request::create("pods").allowed(pod);
+        admitted["spec"]["volumes"].as_array().map_or(0, Vec::len)
+    };
+    assert_eq!(volumes(&|_| {}), 1);
+    assert_eq!(volumes(&|spec| spec["automountServiceAccountToken"] = false.into()), 0);
+    assert_eq!(volumes(&|spec| spec["serviceAccountName"] = "quiet".into()), 0);
+    let place = json!([{"name": "own", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}]);
+    assert_eq!(volumes(&|spec| spec["containers"][0]["volumeMounts"] = place.clone()), 0);
+    // A volume of that name is used and not made again.
+    assert_eq!(volumes(&|spec| spec["volumes"] = json!([{"name": "kube-api-access-x"}])), 1);
+}
+
+#[test]
+fn pods_name_accounts_that_exist() {
+    let mut pod = pod();
+    pod["spec"]["serviceAccountName"] = "nobody".into();
+    let words = r#"pods "p" is forbidden: error looking up service account n/nobody: serviceaccount "nobody" not found"#;
+    assert_eq!(Request::create("pods").refused(pod), (403, words.into()));
+}
+
+#[test]
+fn an_account_may_allow_only_its_own_secrets() {
+    let with = |secret: &str| {
+        let mut pod = pod();
+        pod["spec"]["serviceAccountName"] = "strict".into();
+        pod["spec"]["volumes"] = json!([{"name": "s", "secret": {"secretName": secret}}]);
+        pod
+    };
+    Request::create("pods").allowed(with("mine"));
+    let (code, words) = Request::create("pods").refused(with("theirs"));
+    assert!(
+        code == 403 && words.contains(r#"volume with secret.secretName="theirs" is not allowed"#),
+        "{words}"
+    );
+}
+
+#[test]
+fn nothing_is_made_where_nothing_stays() {
+    let create = |namespace| Request { namespace, ..Request::create("configmaps") };
+    let object = json!({"metadata": {"name": "c"}});
+    assert_eq!(create("nowhere").refused(object.clone()), (404, r#"namespaces "nowhere" not found"#.into()));
+    let words = r#"configmaps "c" is forbidden: unable to create new content in namespace gone because it is being terminated"#;
+    assert_eq!(create("gone").refused(object.clone()), (403, words.into()));
+    let error = create("gone").over(world(), object.clone()).unwrap_err();
+    assert_eq!(error.status()["details"]["causes"][0]["reason"], "NamespaceTerminating");
+    let update = Request { operation: Operation::Update, old: Some(object.clone()), ..create("gone") };
+    update.allowed(object);
+    let delete =
+        |name| Request { operation: Operation::Delete, name, namespace: "", ..Request::create("namespaces") };
+    let words = r#"namespaces "kube-system" is forbidden: this namespace may not be deleted"#;
+    assert_eq!(delete("kube-system").refused(Value::Null), (403, words.into()));
+    delete("n").allowed(Value::Null);
+}
+
+#[test]
+fn priorities_come_from_classes() {
+    let with = |fields: Value| {
+        let mut pod = pod();
+        pod["spec"].as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        pod
+    };
+    let create = Request::create("pods");
+    let high = create.allowed(with(json!({"priorityClassName": "high"})));
+    assert_eq!(
+        (&high["spec"]["priority"], &high["spec"]["preemptionPolicy"]),
+        (&json!(1000), &json!("Never"))
+    );
+    assert_eq!(create.refused(with(json!({"priorityClassName": "none"}))).0, 403);
+    assert_eq!(create.refused(with(json!({"priority": 5}))).0, 403);
+    create.allowed(with(json!({"priority": 0})));
+    assert_eq!(create.refused(with(json!({"preemptionPolicy": "Never"}))).0, 403);
+    let usual = json!({"metadata": {"name": "usual"}, "value": 7, "globalDefault": true, "preemptionPolicy": "Never"});
+    let stored = world().with("priorityclasses", usual.clone());
+    let defaulted = create.over(stored, pod()).unwrap();
+    assert_eq!(
+        (&defaulted["spec"]["priority"], &defaulted["spec"]["priorityClassName"]),
+        (&json!(7), &json!("usual"))
+    );
+    let another = json!({"metadata": {"name": "another"}, "value": 8, "globalDefault": true});
+    let create = Request { namespace: "", ..Request::create("priorityclasses") };
+    assert_eq!(
+        create.over(world().with("priorityclasses", usual), another).unwrap_err().code().0.as_u16(),
+        403
+    );
+}
+
+#[test]
+fn an_update_keeps_the_resolved_priority() {
+    let old = json!({"metadata": {"name": "p"}, "spec": {"priority": 3, "preemptionPolicy": "Never"}});
+    let update = Request { operation: Operation::Update, old: Some(old), ..Request::create("pods") };
+    let admitted = update.allowed(pod());
+    assert_eq!(
+        (&admitted["spec"]["priority"], &admitted["spec"]["preemptionPolicy"]),
+        (&json!(3), &json!("Never"))
+    );
+}
+
+#[test]
+fn tolerations_of_ones_own_stay_alone() {
+    let count = |tolerations: Value| {
+        let mut pod = pod();
+        pod["spec"]["tolerations"] = tolerations;
+        Request::create("pods").allowed(pod)["spec"]["tolerations"].as_array().unwrap().len()
+    };
+    assert_eq!(count(json!([{"operator": "Exists"}])), 1);
+    assert_eq!(count(json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"}])), 2);
+    assert_eq!(count(json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}])), 3);
+}
+
+#[test]
+fn a_new_node_takes_no_pods_yet() {
+    let node = Request::create("nodes").allowed(json!({"metadata": {"name": "b"}}));
+    let taint = json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}]);
+    assert_eq!(node["spec"]["taints"], taint);
+    assert_eq!(Request::create("nodes").allowed(node)["spec"]["taints"], taint);
+}
+
+#[test]
+fn a_runtime_class_must_exist() {
+    let mut pod = pod();
+    pod["spec"]["runtimeClassName"] = "gvisor".into();
+    let words = r#"pods "p" is forbidden: pod rejected: RuntimeClass "gvisor" not found"#;
+    assert_eq!(Request::create("pods").refused(pod.clone()), (403, words.into()));
+    pod["spec"]["runtimeClassName"] = "".into();
+    assert_eq!(Request::create("pods").refused(pod).0, 500);
+}
+
+#[test]
+fn a_kubelet_changes_its_own_node_only() {
+    let create = Request::create("nodes").by_node();
+    create.allowed(json!({"metadata": {"name": "a", "labels": {"kubernetes.io/os": "linux", "mine": "1",
+        "x.node.kubernetes.io/y": "1"}}}));
+    assert_eq!(create.refused(json!({"metadata": {"name": "b"}})).0, 403);
+    for label in ["x.node-restriction.kubernetes.io/y", "node-role.kubernetes.io/control-plane", "k8s.io/x"] {
+        let (code, words) = create.refused(json!({"metadata": {"name": "a", "labels": {label: "1"}}}));
+        assert!(code == 403 && words.contains(label), "{words}");
+    }
+    let old = json!({"metadata": {"name": "a", "labels": {"kept": "1", "node-role.kubernetes.io/x": ""}},
+        "spec": {"taints": [{"key": "k"}]}});
+    let update = Request { operation: Operation::Update, name: "a", old: Some(old.clone()), ..create };
+    update.allowed(old.clone());
+    let changed = |pointer: &str, value: Value| {
+        let mut node = old.clone();
+        *node.pointer_mut(pointer).unwrap() = value;
+        node
+    };
+    update.allowed(changed("/metadata/labels/kept", "2".into()));
+    assert_eq!(update.refused(changed("/metadata/labels", json!({}))).0, 403);
+    assert_eq!(update.refused(changed("/spec", json!({}))).0, 403);
+    let mut owned = old.clone();
+    owned["metadata"]["ownerReferences"] = json!([{"name": "x"}]);
+    assert_eq!(update.refused(owned).0, 403);
+}
+
+#[test]
+fn a_kubelet_shows_its_own_mirror_pods() {
+    let mirror = || {
+        json!({"metadata": {"name": "m", "annotations": {"kubernetes.io/config.mirror": "h"}, "ownerReferences":
+            [{"apiVersion": "v1", "kind": "Node", "name": "a", "uid": "uid-a", "controller": true}]},
+            "spec": {"nodeName": "a", "containers": [{"name": "c"}]}})
+    };
+    let create = Request::create("pods").by_node();
+    let admitted = create.allowed(mirror());
+    assert!(
+        admitted["spec"].get("serviceAccountName").is_none() && admitted["spec"].get("volumes").is_none()
+    );
+    let refused = |change: &dyn Fn(&mut Value)| {
+        let mut pod = mirror();
+        change(&mut pod);
+        assert_eq!(create.refused(pod).0, 403);
+    };
+    refused(&|pod| pod["metadata"]["annotations"] = json!({}));
+    refused(&|pod| pod["spec"]["nodeName"] = "b".into());
+    refused(&|pod| pod["metadata"]["ownerReferences"] = json!([]));
+    refused(&|pod| pod["metadata"]["ownerReferences"][0]["uid"] = "uid-b".into());
+    refused(&|pod| pod["metadata"]["ownerReferences"][0]["controller"] = false.into());
+    refused(&|pod| pod["spec"]["serviceAccountName"] = "default".into());
+    refused(&|pod| pod["spec"]["volumes"] = json!([{"name": "s", "secret": {"secretName": "s"}}]));
+    refused(&|pod| pod["spec"]["containers"][0]["envFrom"] = json!([{"configMapRef": {"name": "c"}}]));
+    refused(&|pod| {
+        pod["spec"]["volumes"] = json!([{"name": "c", "persistentVolumeClaim": {"claimName": "c"}}])
+    });
+}
+
+#[test]
+fn a_kubelet_handles_the_pods_on_its_node() {
+    let of = |resource, operation, name| Request { operation, name, ..Request::create(resource).by_node() };
+    of("pods", Operation::Delete, "mine").allowed(Value::Null);
+    assert_eq!(of("pods", Operation::Delete, "other").refused(Value::Null).0, 403);
+    assert_eq!(of("pods", Operation::Delete, "missing").refused(Value::Null).0, 404);
+    of("pods/eviction", Operation::Create, "mine").allowed(json!({}));
+    assert_eq!(of("pods/eviction", Operation::Create, "other").refused(json!({})).0, 403);
+    assert_eq!(of("pods/exec", Operation::Connect, "mine").refused(json!({})).0, 403);
+    let status = |name| {
+        let old = world().get("pods", "n", name);
+        (Request { old: old.clone(), ..of("pods/status", Operation::Update, name) }, old.unwrap())
+    };
+    let (update, pod) = status("mine");
+    update.allowed(pod.clone());
+    let mut labelled = pod;
+    labelled["metadata"]["labels"] = json!({"a": "b"});
+    assert_eq!(update.refused(labelled).0, 403);
+    let (update, pod) = status("other");
+    assert_eq!(update.refused(pod).0, 403);
+}
+
+#[test]
+fn a_kubelet_asks_for_tokens_of_its_pods() {
+    let ask = |pod: &str, uid: &str, audiences: Value| {
+        let request = json!({"spec": {"audiences": audiences,
+            "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": uid}}});
+        let create = Request { name: "default", ..Request::create("serviceaccounts/token").by_node() };
+        create.over(world(), request).map_or_else(|error| error.code().0.as_u16(), |_| 201)
+    };
+    assert_eq!(ask("mine", "uid-mine", json!([])), 201);
+    assert_eq!(ask("mine", "uid-mine", json!(["vault"])), 201);
+    assert_eq!(ask("mine", "uid-mine", json!(["elsewhere"])), 403);
+    assert_eq!(ask("mine", "uid-mine", json!(["vault", ""])), 403);
+    assert_eq!(ask("mine", "uid-old", json!([])), 403);
+    assert_eq!(ask("mine", "", json!([])), 403);
+    assert_eq!(ask("other", "uid-other", json!([])), 403);
+    assert_eq!(ask("missing", "uid", json!([])), 404);
+}
+
+#[test]
+fn a_kubelet_renews_its_own_lease() {
+    let create = |namespace, name: &str| {
+        let create = Request { namespace, ..Request::create("leases").by_node() };
+        create.over(world(), json!({"metadata": {"name": name}})).is_ok()
+    };
+    assert!(create("kube-node-lease", "a"));
+    assert!(!create("kube-node-lease", "b"));
+    assert!(!create("n", "a"));
+}
