@@ -15,6 +15,7 @@ mod completion;
 mod doctor;
 mod failure;
 mod globals;
+mod image;
 mod progress;
 mod version;
 
@@ -41,6 +42,8 @@ pub struct Cli {
 pub enum Command {
     /// Start, stop, delete and list clusters on this machine
     Cluster(cluster::Args),
+    /// Load images into a cluster's nodes
+    Image(image::Args),
     /// Check whether this machine can run clusters; each finding says how to mend it
     Doctor(doctor::Args),
     /// Print the completion script of a shell
@@ -65,6 +68,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     let globals = cli.globals;
     match cli.command {
         Command::Cluster(args) => cluster::run(&globals, args).await,
+        Command::Image(args) => image::run(args).await,
         Command::Doctor(args) => doctor::run(args),
         Command::Completion(args) => completion::run(args),
         Command::Version(args) => version::run(&globals, args).await,
