@@ -10,5 +10,17 @@
 //! caches of it. Nothing here knows Kubernetes objects, only CRI. Concept pages:
 //! <https://kubernetes.io/docs/concepts/containers/>, <https://kubernetes.io/docs/concepts/architecture/cri/>
 
+mod config;
 pub mod images;
 pub mod network;
+mod record;
+mod runtime;
+mod serve;
+mod service;
+mod shims;
+mod spec;
+mod stats;
+mod users;
+
+pub use config::{Config, Flags};
+pub use serve::{ServeError, run};
