@@ -17,6 +17,7 @@ pub mod cli;
 mod embedded;
 mod error;
 mod etcd;
+mod measured;
 mod memory;
 mod mvcc;
 mod tend;
@@ -28,6 +29,7 @@ pub use cache::{
 pub use embedded::{Checked, Embedded, QUOTA_BYTES};
 pub use error::StorageError;
 pub use etcd::{Etcd, EtcdConfig};
+pub use measured::{Label, Measured};
 pub use memory::Memory;
 pub use tend::{COMPACTION_PERIOD, tend};
 

@@ -67,6 +67,7 @@ impl Server {
             if TcpStream::connect(("127.0.0.1", self.client_port)).await.is_ok() {
                 return true;
             }
+            // bounded: by the time above.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         panic!("etcd did not listen within 30 s")
