@@ -30,9 +30,26 @@ impl Failure {
         Failure { code: NO_CLUSTER, ..self }
     }
 
+    /// The same with where it comes from before it.
+    pub fn of(self, origin: &str) -> Failure {
+        Failure { what: format!("{origin}: {}", self.what), ..self }
+    }
+
     /// Whether there is no such cluster, or it does not run.
     pub fn is_no_cluster(&self) -> bool {
         self.code == NO_CLUSTER
+    }
+
+    /// Several failures as one, a line each; none is none.
+    ///
+    /// # Errors
+    /// When there is one.
+    pub fn all(failures: Vec<Failure>) -> Result<(), Failure> {
+        let join = |all: Failure, next: Failure| {
+            let what = format!("{all}\nminikctl: {next}");
+            Failure { what, hint: None, code: all.code.max(next.code) }
+        };
+        failures.into_iter().reduce(join).map_or(Ok(()), Err)
     }
 
     /// Prints it and gives the exit code.
@@ -67,6 +84,13 @@ mod tests {
     fn a_failure_says_what_to_do() {
         let failure = Failure::new("no cluster is running").hint("start one with `minikctl cluster up`");
         assert_eq!(failure.to_string(), "no cluster is running: start one with `minikctl cluster up`");
+    }
+
+    #[test]
+    fn failures_are_told_a_line_each() {
+        let all = Failure::all(vec![Failure::new("a").hint("b"), Failure::new("c").of("d")]);
+        assert_eq!(all.unwrap_err().to_string(), "a: b\nminikctl: d: c");
+        assert!(Failure::all(vec![]).is_ok());
     }
 
     #[test]

@@ -10,14 +10,32 @@
 //! - What a command prints on stdout is its result; progress and failures go to stderr.
 //! - Exit codes: 0 done, 1 failed, 2 wrong usage, 3 there is no such cluster or it does not run.
 
+mod api_resources;
+mod apply;
 mod cluster;
 mod completion;
+mod create;
+mod delete;
+mod describe;
 mod doctor;
 mod failure;
+mod get;
 mod globals;
 mod image;
+mod jsonpath;
+mod logs;
+mod manifest;
+mod output;
+mod place;
 mod progress;
+mod query;
+mod resources;
+mod session;
+mod table;
+mod terminal;
 mod version;
+mod wait;
+mod yaml;
 
 pub use failure::Failure;
 pub use globals::Globals;
@@ -46,6 +64,22 @@ pub enum Command {
     Image(image::Args),
     /// Check whether this machine can run clusters; each finding says how to mend it
     Doctor(doctor::Args),
+    /// Make objects be as files say
+    Apply(apply::Args),
+    /// Make objects that are not there yet
+    Create(create::Args),
+    /// Show objects
+    Get(get::Args),
+    /// Tell all about an object
+    Describe(describe::Args),
+    /// Delete objects
+    Delete(delete::Args),
+    /// Print what a container has written
+    Logs(logs::Args),
+    /// Wait until objects are as wanted
+    Wait(wait::Args),
+    /// List what the server serves
+    ApiResources(api_resources::Args),
     /// Print the completion script of a shell
     Completion(completion::Args),
     /// Print the versions of minikctl and of the server
@@ -70,6 +104,14 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Cluster(args) => cluster::run(&globals, args).await,
         Command::Image(args) => image::run(args).await,
         Command::Doctor(args) => doctor::run(args),
+        Command::Apply(args) => apply::run(&globals, args).await,
+        Command::Create(args) => create::run(&globals, args).await,
+        Command::Get(args) => get::run(&globals, args).await,
+        Command::Describe(args) => describe::run(&globals, args).await,
+        Command::Delete(args) => delete::run(&globals, args).await,
+        Command::Logs(args) => logs::run(&globals, args).await,
+        Command::Wait(args) => wait::run(&globals, args).await,
+        Command::ApiResources(args) => api_resources::run(&globals, args).await,
         Command::Completion(args) => completion::run(args),
         Command::Version(args) => version::run(&globals, args).await,
     }

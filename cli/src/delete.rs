@@ -1,0 +1,226 @@
+//! `minikctl delete`: deletes objects and, unless told otherwise, waits until they are gone.
+
+use crate::manifest::Sources;
+use crate::place::Place;
+use crate::resources::targets;
+use crate::session::{CallError, Session, parse};
+use crate::terminal::Terminal;
+use crate::wait::{self, Watched};
+use crate::{Failure, Globals, query};
+use clap::{ArgAction, ValueEnum};
+use http::Method;
+use minik_client::Discovery;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// How long is waited when nothing else is said: a week.
+const FOREVER: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Arguments of `minikctl delete`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// TYPE NAME..., or TYPE/NAME...
+    resources: Vec<String>,
+    #[command(flatten)]
+    sources: Sources,
+    /// Objects with these labels
+    #[arg(short = 'l', long, default_value = "", value_name = "SELECTOR")]
+    selector: String,
+    /// Objects with these fields
+    #[arg(long, default_value = "", value_name = "SELECTOR")]
+    field_selector: String,
+    /// All objects of the type in the namespace
+    #[arg(long)]
+    all: bool,
+    /// Objects of all namespaces
+    #[arg(short = 'A', long)]
+    all_namespaces: bool,
+    /// Wait until they are gone
+    #[arg(long, action = ArgAction::Set, default_value_t = true, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    wait: bool,
+    /// How long to wait; 0 waits as long as it takes
+    #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = wait::duration)]
+    timeout: Duration,
+    /// Seconds that they are given to end
+    #[arg(long, default_value_t = -1, value_name = "SECONDS", allow_negative_numbers = true, hide_default_value = true)]
+    grace_period: i64,
+    /// Take a Pod away at once, whatever its node says
+    #[arg(long)]
+    force: bool,
+    /// The same as --grace-period=1
+    #[arg(long, conflicts_with_all = ["grace_period", "force"])]
+    now: bool,
+    /// What becomes of what they own
+    #[arg(long, value_enum, default_value = "background")]
+    cascade: Cascade,
+    /// Succeed when objects that are named are not there
+    #[arg(long)]
+    ignore_not_found: bool,
+    /// Ask the server what would happen, and change nothing
+    #[arg(long, value_enum, value_name = "HOW")]
+    dry_run: Option<crate::apply::DryRun>,
+    /// name instead of a sentence
+    #[arg(short, long, value_parser = ["name"])]
+    output: Option<String>,
+}
+
+/// What becomes of what an object owns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Cascade {
+    /// It is deleted after its owner.
+    Background,
+    /// It is deleted before its owner.
+    Foreground,
+    /// It stays.
+    Orphan,
+}
+
+/// Deletes what is asked for.
+///
+/// # Errors
+/// When the server does not answer, something that is named is not there, or it does not go in time.
+pub async fn run(globals: &Globals, args: Args) -> Result<(), Failure> {
+    let session = Session::open(globals)?;
+    execute(&session, &args, &mut Terminal::new(&mut std::io::stdout(), &mut std::io::stderr())).await
+}
+
+async fn execute(session: &Session, args: &Args, terminal: &mut Terminal<'_>) -> Result<(), Failure> {
+    if args.force && args.grace_period > 0 {
+        return Err(Failure::new("--force and a --grace-period above 0 do not go together"));
+    }
+    let discovery = session.discovery().await?;
+    let (places, mut failures) = places(session, args, &discovery).await?;
+    if places.is_empty() && failures.is_empty() {
+        terminal.remark("No resources found");
+    }
+    if args.force && !places.is_empty() {
+        terminal.remark(
+            "Warning: Immediate deletion does not wait for confirmation that the running resource has been terminated. \
+             The resource may continue to run on the cluster indefinitely.",
+        );
+    }
+    let mut going = Vec::new();
+    for place in places {
+        match delete(session, args, &place).await {
+            Ok(uid) => {
+                terminal.line(&said(args, &place))?;
+                going.push((place, uid));
+            }
+            Err(error) if error.code() == Some(404) && args.ignore_not_found => {}
+            Err(error) => failures.push(Failure::from(error)),
+        }
+    }
+    // What is taken away by force is gone already as far as the server knows.
+    if args.wait && args.dry_run.is_none() && !args.force {
+        let limit = if args.timeout.is_zero() { FOREVER } else { args.timeout };
+        for (place, uid) in going {
+            let watched = Watched {
+                collection: place.resource.collection(&place.namespace),
+                name: place.name.clone(),
+                tagged: format!("{}/{}", place.resource.qualified(), place.name),
+            };
+            if let Err(failure) = wait::gone(session, &watched, uid.as_deref(), limit).await {
+                failures.push(failure);
+            }
+        }
+    }
+    Failure::all(failures)
+}
+
+/// The objects that are meant.
+async fn places(
+    session: &Session,
+    args: &Args,
+    discovery: &Discovery,
+) -> Result<(Vec<Place>, Vec<Failure>), Failure> {
+    let (mut all, mut failures) = (Vec::new(), Vec::new());
+    if !args.sources.filename.is_empty() {
+        for manifest in args.sources.read()? {
+            all.push(Place::of(&manifest, discovery, session)?);
+        }
+        return Ok((all, failures));
+    }
+    let selected = args.all || !args.selector.is_empty() || !args.field_selector.is_empty();
+    for target in targets(discovery, &args.resources)? {
+        let namespace = match (target.resource.namespaced, args.all_namespaces) {
+            (true, false) => session.namespace.as_str(),
+            _ => "",
+        };
+        let place = |namespace: &str, name: &str| Place {
+            resource: target.resource.clone(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        };
+        all.extend(target.names.iter().map(|name| place(namespace, name)));
+        if !target.names.is_empty() {
+            continue;
+        }
+        if !selected {
+            return Err(Failure::new(format!(
+                "which {} shall be deleted is not said",
+                target.resource.plural
+            ))
+            .hint("name them, choose them with -l, or say --all"));
+        }
+        let path = query::with(
+            &target.resource.collection(namespace),
+            &[("labelSelector", &args.selector), ("fieldSelector", &args.field_selector)],
+        );
+        match session.get::<Value>(&path).await {
+            Ok(list) => {
+                let text = |item: &Value, field: &str| {
+                    item.pointer(field).and_then(Value::as_str).unwrap_or_default().to_owned()
+                };
+                let items = list.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
+                let of =
+                    |item: &Value| place(&text(item, "/metadata/namespace"), &text(item, "/metadata/name"));
+                all.extend(items.iter().map(of));
+            }
+            Err(error) => failures.push(error.into()),
+        }
+    }
+    Ok((all, failures))
+}
+
+/// Asks for the deletion; gives the uid of what was deleted.
+async fn delete(session: &Session, args: &Args, place: &Place) -> Result<Option<String>, CallError> {
+    let policy = match args.cascade {
+        Cascade::Background => "Background",
+        Cascade::Foreground => "Foreground",
+        Cascade::Orphan => "Orphan",
+    };
+    let mut options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": policy});
+    let grace = match (args.force, args.now) {
+        (true, _) => 0,
+        (_, true) => 1,
+        _ => args.grace_period,
+    };
+    if grace >= 0 {
+        options["gracePeriodSeconds"] = grace.into();
+    }
+    if args.dry_run.is_some() {
+        options["dryRun"] = json!(["All"]);
+    }
+    let answer = session.write(Method::DELETE, &place.path(), &options).await?;
+    let object: Value = parse(&answer.body)?;
+    // A Status tells the uid in its details, the object in its metadata.
+    let uid = object.pointer("/details/uid").or_else(|| object.pointer("/metadata/uid"));
+    Ok(uid.and_then(Value::as_str).map(str::to_owned))
+}
+
+fn said(args: &Args, place: &Place) -> String {
+    if args.output.is_some() {
+        return place.tagged();
+    }
+    let kind = match place.resource.group.is_empty() {
+        true => place.resource.singular.clone(),
+        false => format!("{}.{}", place.resource.singular, place.resource.group),
+    };
+    let from = match place.namespace.is_empty() {
+        true => String::new(),
+        false => format!(" from {} namespace", place.namespace),
+    };
+    let done = if args.force { "force deleted" } else { "deleted" };
+    let dry = if args.dry_run.is_some() { " (server dry run)" } else { "" };
+    format!("{kind} {:?} {done}{from}{dry}", place.name)
+}

@@ -1,0 +1,80 @@
+//! The volumes of a Pod.
+
+use super::writer::Writer;
+use k8s_openapi::api::core::v1::{ProjectedVolumeSource, Volume};
+
+/// Writes them.
+pub fn write(volumes: &[Volume], writer: &mut Writer) {
+    if volumes.is_empty() {
+        return writer.field(0, "Volumes", "<none>");
+    }
+    writer.line(0, "Volumes:");
+    for volume in volumes {
+        writer.line(1, &format!("{}:", volume.name));
+        describe(volume, writer);
+    }
+}
+
+fn describe(volume: &Volume, writer: &mut Writer) {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let flag = |flag: Option<bool>| flag.unwrap_or(false).to_string();
+    if let Some(empty) = &volume.empty_dir {
+        writer.field(2, "Type", "EmptyDir (a temporary directory that shares a pod's lifetime)");
+        writer.field(2, "Medium", &text(&empty.medium));
+        let limit = empty.size_limit.as_ref().map_or("<unset>", |limit| &limit.0);
+        writer.field(2, "SizeLimit", limit);
+    } else if let Some(host) = &volume.host_path {
+        writer.field(2, "Type", "HostPath (bare host directory volume)");
+        writer.field(2, "Path", &host.path);
+        writer.field(2, "HostPathType", &text(&host.type_));
+    } else if let Some(map) = &volume.config_map {
+        writer.field(2, "Type", "ConfigMap (a volume populated by a ConfigMap)");
+        writer.field(2, "Name", &map.name);
+        writer.field(2, "Optional", &flag(map.optional));
+    } else if let Some(secret) = &volume.secret {
+        writer.field(2, "Type", "Secret (a volume populated by a Secret)");
+        writer.field(2, "SecretName", &text(&secret.secret_name));
+        writer.field(2, "Optional", &flag(secret.optional));
+    } else if let Some(projected) = &volume.projected {
+        describe_projected(projected, writer);
+    } else if let Some(downward) = &volume.downward_api {
+        writer.field(2, "Type", "DownwardAPI (a volume populated by information about the pod)");
+        writer.line(2, "Items:");
+        for item in downward.items.as_deref().unwrap_or_default() {
+            let from = match (&item.field_ref, &item.resource_field_ref) {
+                (Some(field), _) => field.field_path.clone(),
+                (_, Some(resource)) => resource.resource.clone(),
+                _ => String::new(),
+            };
+            writer.line(3, &format!("{from} -> {}", item.path));
+        }
+    } else if let Some(claim) = &volume.persistent_volume_claim {
+        writer.field(
+            2,
+            "Type",
+            "PersistentVolumeClaim (a reference to a PersistentVolumeClaim in the same namespace)",
+        );
+        writer.field(2, "ClaimName", &claim.claim_name);
+        writer.field(2, "ReadOnly", &flag(claim.read_only));
+    } else {
+        writer.line(2, "<unknown>");
+    }
+}
+
+fn describe_projected(projected: &ProjectedVolumeSource, writer: &mut Writer) {
+    writer.field(2, "Type", "Projected (a volume that contains injected data from multiple sources)");
+    for source in projected.sources.as_deref().unwrap_or_default() {
+        let optional = |flag: Option<bool>| flag.unwrap_or(false).to_string();
+        if let Some(secret) = &source.secret {
+            writer.field(2, "SecretName", &secret.name);
+            writer.field(2, "Optional", &optional(secret.optional));
+        } else if source.downward_api.is_some() {
+            writer.field(2, "DownwardAPI", "true");
+        } else if let Some(map) = &source.config_map {
+            writer.field(2, "ConfigMapName", &map.name);
+            writer.field(2, "Optional", &optional(map.optional));
+        } else if let Some(token) = &source.service_account_token {
+            writer.field(2, "TokenExpirationSeconds", &token.expiration_seconds.unwrap_or(3600).to_string());
+        }
+    }
+}

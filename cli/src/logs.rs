@@ -1,0 +1,230 @@
+//! `minikctl logs`: prints what containers have written.
+
+use crate::resources::targets;
+use crate::session::{Session, Stream};
+use crate::terminal::Terminal;
+use crate::{Failure, Globals, query, wait};
+use minik_client::segment;
+use serde_json::Value;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Lines of one container, when Pods are chosen by labels and nothing else is said.
+const TAIL_OF_MANY: i64 = 10;
+/// Lines that wait to be printed: more only fill memory while the terminal is slower.
+const WAITING: usize = 256;
+
+/// Arguments of `minikctl logs`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The Pod's name, or pod/NAME
+    pod: Option<String>,
+    /// The container, when the Pod has several
+    container_name: Option<String>,
+    /// The container, when the Pod has several
+    #[arg(short, long, value_name = "NAME")]
+    container: Option<String>,
+    /// All containers of the Pod
+    #[arg(long)]
+    all_containers: bool,
+    /// Go on as more is written
+    #[arg(short, long)]
+    follow: bool,
+    /// The container's run before this one
+    #[arg(short, long)]
+    previous: bool,
+    /// Only so many of the last lines; -1 for all
+    #[arg(long, value_name = "LINES", allow_negative_numbers = true)]
+    tail: Option<i64>,
+    /// Only what was written since so long ago
+    #[arg(long, value_name = "DURATION", value_parser = wait::duration, conflicts_with = "since_time")]
+    since: Option<Duration>,
+    /// Only what was written since then, in RFC 3339
+    #[arg(long, value_name = "TIME", default_value = "", hide_default_value = true)]
+    since_time: String,
+    /// Each line with its time
+    #[arg(long)]
+    timestamps: bool,
+    /// Only so many bytes
+    #[arg(long, value_name = "BYTES")]
+    limit_bytes: Option<u64>,
+    /// Each line with its Pod and container
+    #[arg(long)]
+    prefix: bool,
+    /// Pods with these labels
+    #[arg(short = 'l', long, default_value = "", value_name = "SELECTOR")]
+    selector: String,
+}
+
+/// A container's log.
+struct Log {
+    pod: String,
+    container: String,
+}
+
+/// Prints the logs.
+///
+/// # Errors
+/// When the server does not answer or has no such log.
+pub async fn run(globals: &Globals, args: Args) -> Result<(), Failure> {
+    let session = Session::open(globals)?;
+    execute(&session, &args, &mut Terminal::new(&mut std::io::stdout(), &mut std::io::stderr())).await
+}
+
+async fn execute(session: &Session, args: &Args, terminal: &mut Terminal<'_>) -> Result<(), Failure> {
+    let mut logs = Vec::new();
+    for pod in pods(session, args).await? {
+        logs.extend(containers(args, &pod, terminal)?);
+    }
+    if let [log] = logs.as_slice()
+        && !args.prefix
+    {
+        let mut stream = open(session, args, log).await?;
+        while let Some(bytes) = stream.chunk().await? {
+            terminal.bytes(&bytes)?;
+        }
+        return Ok(());
+    }
+    let mut streams = Vec::new();
+    for log in logs {
+        let prefix = match args.prefix {
+            true => format!("[pod/{}/{}] ", log.pod, log.container),
+            false => String::new(),
+        };
+        streams.push((prefix, open(session, args, &log).await?));
+    }
+    match args.follow {
+        true => together(streams, terminal).await,
+        false => one_by_one(streams, terminal).await,
+    }
+}
+
+async fn pods(session: &Session, args: &Args) -> Result<Vec<Value>, Failure> {
+    let collection = format!("/api/v1/namespaces/{}/pods", segment(&session.namespace));
+    if !args.selector.is_empty() {
+        let list: Value =
+            session.get(&query::with(&collection, &[("labelSelector", &args.selector)])).await?;
+        let items = list.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
+        if items.is_empty() {
+            return Err(Failure::new(format!("No resources found in {} namespace.", session.namespace)));
+        }
+        return Ok(items);
+    }
+    let Some(pod) = &args.pod else {
+        return Err(
+            Failure::new("no Pod is named").hint("write `minikctl logs NAME`, or choose Pods with -l")
+        );
+    };
+    let name = match pod.split_once('/') {
+        None => pod.clone(),
+        Some((_, name)) => {
+            let targets = targets(&session.discovery().await?, std::slice::from_ref(pod))?;
+            if targets.iter().any(|one| one.resource.plural != "pods") {
+                return Err(Failure::new(format!("{pod} is no Pod")).hint("choose its Pods with -l"));
+            }
+            name.to_owned()
+        }
+    };
+    Ok(vec![session.get(&format!("{collection}/{}", segment(&name))).await?])
+}
+
+/// The containers of a Pod that are meant.
+fn containers(args: &Args, pod: &Value, terminal: &mut Terminal<'_>) -> Result<Vec<Log>, Failure> {
+    let name = pod.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    let of = |field: &str| {
+        let list = pod.pointer(field).and_then(Value::as_array).cloned().unwrap_or_default();
+        let name = |one: &Value| one.get("name").and_then(Value::as_str).map(str::to_owned);
+        list.iter().filter_map(name).collect::<Vec<_>>()
+    };
+    let (ordinary, init, ephemeral) =
+        (of("/spec/containers"), of("/spec/initContainers"), of("/spec/ephemeralContainers"));
+    let log = |container: &String| Log { pod: name.to_owned(), container: container.clone() };
+    if args.all_containers {
+        return Ok(init.iter().chain(&ordinary).chain(&ephemeral).map(log).collect());
+    }
+    let all = || ordinary.iter().chain(&init).chain(&ephemeral);
+    if let Some(wanted) = args.container.as_ref().or(args.container_name.as_ref()) {
+        if all().any(|one| one == wanted) {
+            return Ok(vec![log(wanted)]);
+        }
+        let names = all().map(String::as_str).collect::<Vec<_>>().join(", ");
+        return Err(Failure::new(format!("container {wanted} is not valid for pod {name}"))
+            .hint(format!("it has {names}")));
+    }
+    const DEFAULT: &str = "/metadata/annotations/kubectl.kubernetes.io~1default-container";
+    let annotated = pod.pointer(DEFAULT).and_then(Value::as_str).map(str::to_owned);
+    let Some(chosen) =
+        annotated.filter(|one| all().any(|other| other == one)).or_else(|| ordinary.first().cloned())
+    else {
+        return Ok(Vec::new());
+    };
+    if all().count() > 1 {
+        let mark = |one: &String| if init.contains(one) { format!("{one} (init)") } else { one.clone() };
+        let names = all().map(mark).collect::<Vec<_>>().join(", ");
+        terminal.remark(&format!("Defaulted container {chosen:?} out of: {names}"));
+    }
+    Ok(vec![log(&chosen)])
+}
+
+async fn open(session: &Session, args: &Args, log: &Log) -> Result<Stream, Failure> {
+    let flag = |on: bool| if on { "true" } else { "" };
+    let many = !args.selector.is_empty();
+    let tail = args.tail.or(many.then_some(TAIL_OF_MANY)).filter(|lines| *lines >= 0);
+    let tail = tail.map(|lines| lines.to_string()).unwrap_or_default();
+    // Less than a second is asked for as one: zero would be refused.
+    let since = args.since.map(|since| since.as_secs().max(1).to_string()).unwrap_or_default();
+    let limit = args.limit_bytes.map(|limit| limit.to_string()).unwrap_or_default();
+    let path = format!("/api/v1/namespaces/{}/pods/{}/log", segment(&session.namespace), segment(&log.pod));
+    let path = query::with(
+        &path,
+        &[
+            ("container", log.container.as_str()),
+            ("follow", flag(args.follow)),
+            ("previous", flag(args.previous)),
+            ("timestamps", flag(args.timestamps)),
+            ("tailLines", tail.as_str()),
+            ("sinceSeconds", since.as_str()),
+            ("sinceTime", args.since_time.as_str()),
+            ("limitBytes", limit.as_str()),
+        ],
+    );
+    Ok(session.stream(&path, "text/plain, application/json").await?)
+}
+
+async fn one_by_one(streams: Vec<(String, Stream)>, terminal: &mut Terminal<'_>) -> Result<(), Failure> {
+    for (prefix, mut stream) in streams {
+        while let Some(line) = stream.line().await? {
+            terminal.line(&format!("{prefix}{}", String::from_utf8_lossy(&line)))?;
+        }
+    }
+    Ok(())
+}
+
+/// Prints lines as they come, whole ones from each.
+async fn together(streams: Vec<(String, Stream)>, terminal: &mut Terminal<'_>) -> Result<(), Failure> {
+    let (lines, mut coming) = mpsc::channel::<Result<String, Failure>>(WAITING);
+    let mut readers = tokio::task::JoinSet::new();
+    for (prefix, mut stream) in streams {
+        let lines = lines.clone();
+        readers.spawn(async move {
+            loop {
+                let line = match stream.line().await {
+                    Ok(Some(line)) => Ok(format!("{prefix}{}", String::from_utf8_lossy(&line))),
+                    Ok(None) => return,
+                    Err(error) => Err(error.into()),
+                };
+                let failed = line.is_err();
+                // Nobody prints any more, or nothing more can be read.
+                if lines.send(line).await.is_err() || failed {
+                    return;
+                }
+            }
+        });
+    }
+    drop(lines);
+    while let Some(line) = coming.recv().await {
+        terminal.line(&line?)?;
+    }
+    while readers.join_next().await.is_some() {}
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! The forms that objects are printed in.
+
+use crate::jsonpath::Template;
+use crate::terminal::Terminal;
+use crate::{Failure, resources, yaml};
+use minik_client::Resource;
+use serde_json::{Value, json};
+
+/// A form of output.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Form {
+    /// A table.
+    Table,
+    /// A table with all columns.
+    Wide,
+    /// YAML.
+    Yaml,
+    /// JSON.
+    Json,
+    /// `pod/web`.
+    Name,
+    /// A jsonpath template.
+    JsonPath(Template),
+}
+
+impl std::str::FromStr for Form {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Form, String> {
+        let template =
+            |text: &str| Template::parse(text).map(Form::JsonPath).map_err(|error| error.to_string());
+        match text {
+            "" => Ok(Form::Table),
+            "wide" => Ok(Form::Wide),
+            "yaml" => Ok(Form::Yaml),
+            "json" => Ok(Form::Json),
+            "name" => Ok(Form::Name),
+            other => match other.split_once('=') {
+                Some(("jsonpath", text)) => template(text),
+                Some(("jsonpath-file", file)) => {
+                    let text = std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
+                    template(&text)
+                }
+                _ => Err("write wide, yaml, json, name, jsonpath=TEMPLATE or jsonpath-file=FILE".into()),
+            },
+        }
+    }
+}
+
+/// Makes an object fit to be shown by itself: its kind stands in it, its managers do not.
+pub fn shown(mut object: Value, resource: &Resource, managed_fields: bool) -> Value {
+    if let Some(map) = object.as_object_mut() {
+        map.entry("apiVersion").or_insert_with(|| resource.api_version().into());
+        map.entry("kind").or_insert_with(|| resource.kind.clone().into());
+    }
+    if !managed_fields && let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        meta.remove("managedFields");
+    }
+    object
+}
+
+/// Objects as one list.
+pub fn list(items: Vec<Value>) -> Value {
+    json!({"apiVersion": "v1", "kind": "List", "items": items, "metadata": {"resourceVersion": ""}})
+}
+
+/// Prints an object in a form that is no table.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn print(form: &Form, object: &Value, terminal: &mut Terminal<'_>) -> Result<(), Failure> {
+    match form {
+        Form::Yaml => terminal.bytes(yaml::print(object).as_bytes()),
+        Form::Json => terminal.line(&indented(object)),
+        Form::JsonPath(template) => terminal.bytes(template.text(object).as_bytes()),
+        Form::Name | Form::Table | Form::Wide => Ok(()),
+    }
+}
+
+/// JSON with four spaces, as kubectl indents it.
+fn indented(object: &Value) -> String {
+    let mut out = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let mut serializer = serde_json::Serializer::with_formatter(&mut out, formatter);
+    match serde::Serialize::serialize(object, &mut serializer) {
+        Ok(()) => String::from_utf8_lossy(&out).into_owned(),
+        // Values can always be written to memory.
+        Err(_) => object.to_string(),
+    }
+}
+
+/// `pod/web`, from an object.
+pub fn name(resource: &Resource, object: &Value) -> String {
+    let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    resources::tagged(resource, name)
+}
