@@ -1,3 +1,5 @@
 //! Whole-cluster tests, fault injection, load generator, benchmarks.
 
+pub mod harness;
+pub mod leaks;
 pub mod recorded_pods;

@@ -18,6 +18,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Service {
+    /// Backs up, restores, checks and moves a cluster's data
+    Storage(minik_storage::cli::Flags),
     /// Starts a cluster's processes, watches them, starts them again
     Supervise(minik_cluster::SuperviseFlags),
     /// Runs a node's Pods
@@ -31,6 +33,7 @@ enum Service {
 type Ended = Result<(), Box<dyn Error + Send + Sync>>;
 
 fn main() -> ExitCode {
+    few_arenas();
     let service = Cli::parse().service;
     let name = service.name();
     match service.run() {
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
 impl Service {
     fn name(&self) -> &'static str {
         match self {
+            Service::Storage(_) => "storage",
             Service::Supervise(_) => "supervise",
             Service::Kubelet(_) => "kubelet",
             Service::Scheduler(_) => "scheduler",
@@ -54,6 +58,9 @@ impl Service {
 
     fn run(self) -> Ended {
         match self {
+            Service::Storage(flags) => threads(1, &TelemetryFlags::default(), async move |_| {
+                Ok(minik_storage::cli::run(flags, &mut std::io::stderr()).await?)
+            }),
             Service::Supervise(flags) => threads(1, &flags.telemetry.clone(), async move |shutdown| {
                 Ok(minik_cluster::supervise(flags, shutdown).await?)
             }),
@@ -100,6 +107,15 @@ where
 fn client(kubeconfig: &Path) -> Result<kube::Client, Box<dyn Error + Send + Sync>> {
     let (access, namespace) = Kubeconfig::load(kubeconfig)?.access(None)?;
     Ok(minik_client::connect(&access, &namespace)?)
+}
+
+/// Threads share the allocator's one arena: each arena keeps memory of its own that it never gives back.
+fn few_arenas() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: called before there are other threads; it sets a number.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
 }
 
 /// The host's name.

@@ -1,0 +1,68 @@
+//! The life of clusters: up, down, up again with data, side by side with what the machine had, deleted without a trace.
+
+use anyhow::Result;
+use minik_e2e::harness::TestCluster;
+
+#[test]
+fn a_control_plane_alone_serves_and_leaves_nothing() -> Result<()> {
+    let cluster = TestCluster::up(0)?;
+    let version = cluster.kubectl_ok("version -o json", "")?;
+    assert!(version.contains("\"gitVersion\": \"v1.37"), "{version}");
+    cluster.kubectl_ok("create configmap kept --from-literal=a=b", "")?;
+    let again = cluster.minikctl(&["cluster", "up", "--nodes", "0"])?;
+    assert!(again.code == 0 && again.err.contains("runs already"), "{again:?}");
+    assert_eq!(cluster.minikctl(&["cluster", "down"])?.code, 0);
+    let up = cluster.minikctl(&["cluster", "up", "--nodes", "0"])?;
+    assert_eq!(up.code, 0, "{up:?}");
+    let kept = cluster.kubectl_ok("get configmap kept -o jsonpath={.data.a}", "")?;
+    assert_eq!(kept, "b");
+    cluster.finish()
+}
+
+#[test]
+fn a_cluster_of_another_shape_is_refused() -> Result<()> {
+    let cluster = TestCluster::up(0)?;
+    let said = cluster.minikctl(&["cluster", "up", "--nodes", "1"])?;
+    assert_eq!(said.code, 1);
+    assert!(said.err.contains("exists with 0 nodes: delete it first"), "{}", said.err);
+    cluster.finish()
+}
+
+#[test]
+fn a_killed_supervisor_is_replaced_and_its_processes_run_on() -> Result<()> {
+    let cluster = TestCluster::up(0)?;
+    let pid = |unit: &str| -> Result<i64> {
+        let path = cluster.cluster()?.layout().run.join(format!("pids/{unit}.json"));
+        let value: serde_json::Value = serde_json::from_slice(&std::fs::read(path)?)?;
+        Ok(value["pid"].as_i64().unwrap_or_default())
+    };
+    let (supervisor, apiserver) = (pid("supervise")?, pid("apiserver")?);
+    std::process::Command::new("kill").args(["-9", &supervisor.to_string()]).status()?;
+    // Its lock and socket go with it.
+    minik_e2e::harness::eventually(std::time::Duration::from_secs(5), || {
+        match std::fs::read_link(format!("/proc/{supervisor}/exe")) {
+            Ok(_) => Err("it is still there".to_owned()),
+            Err(_) => Ok(()),
+        }
+    })?;
+    let up = cluster.minikctl(&["cluster", "up", "--nodes", "0"])?;
+    assert!(up.code == 0 && up.err.contains("ran on"), "{up:?}");
+    assert_eq!(pid("apiserver")?, apiserver);
+    assert_ne!(pid("supervise")?, supervisor);
+    cluster.finish()
+}
+
+#[test]
+fn what_cannot_be_done_is_said_in_a_sentence() -> Result<()> {
+    let cluster = TestCluster::up(0)?;
+    let said = cluster.minikctl(&["cluster", "status", "--name", "nope"])?;
+    assert_eq!(said.code, 3);
+    assert_eq!(
+        said.err,
+        "minikctl: there is no cluster \"nope\": start it with `minikctl cluster up --name nope`\n"
+    );
+    let said = cluster.minikctl(&["cluster", "up", "--name", "Not/Good"])?;
+    assert_eq!(said.code, 1);
+    assert!(said.err.contains("cannot be a cluster's name"), "{}", said.err);
+    cluster.finish()
+}

@@ -1,0 +1,5 @@
+//! Whole-cluster tests: real programs, over the wire.
+
+mod cluster;
+mod kubectl;
+mod pods;
