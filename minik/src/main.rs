@@ -28,6 +28,8 @@ enum Service {
     Scheduler(minik_scheduler::Flags),
     /// Makes the cluster what its objects ask for: namespaces, accounts, garbage, nodes
     ControllerManager(minik_controller_manager::Flags),
+    /// Carries out the Pods of a node
+    Kubelet(minik_kubelet::Flags),
 }
 
 type Ended = Result<(), Box<dyn Error + Send + Sync>>;
@@ -53,6 +55,7 @@ impl Service {
             Service::Kubelet(_) => "kubelet",
             Service::Scheduler(_) => "scheduler",
             Service::ControllerManager(_) => "controller-manager",
+            Service::Kubelet(_) => "kubelet",
         }
     }
 
@@ -72,6 +75,10 @@ impl Service {
                 let client = client(&flags.kubeconfig)?;
                 let config = flags.config(&host(), &SystemChance);
                 Ok(minik_scheduler::run(config, client, shutdown).await?)
+            }),
+            Service::Kubelet(flags) => threads(1, &flags.telemetry.clone(), async move |shutdown| {
+                let client = client(&flags.kubeconfig)?;
+                Ok(minik_kubelet::run(flags.config(&host()), client, shutdown).await?)
             }),
             Service::ControllerManager(flags) => {
                 threads(1, &flags.telemetry.clone(), async move |shutdown| {
