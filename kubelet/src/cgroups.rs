@@ -47,16 +47,14 @@ pub struct Cgroups {
 }
 
 impl Cgroups {
-    /// Finds the hierarchies of this process; Pods' cgroups are made below `root` in each.
-    pub fn discover(root: &str, most_pids: i64) -> Cgroups {
+    /// Finds the hierarchies of this process; Pods' cgroups are made below `root` in each, or not at all.
+    pub fn discover(root: Option<&str>, most_pids: i64) -> Cgroups {
+        let Some(root) = root else {
+            return Cgroups { hierarchies: Vec::new(), root: String::new(), most_pids };
+        };
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let hierarchies = hierarchies(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"));
         Cgroups { hierarchies, root: root.trim_end_matches('/').to_owned(), most_pids }
-    }
-
-    /// None at all, for tests.
-    pub fn none() -> Cgroups {
-        Cgroups { hierarchies: Vec::new(), root: String::new(), most_pids: 0 }
     }
 
     fn class(&self, qos: Qos) -> String {

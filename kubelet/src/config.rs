@@ -57,6 +57,9 @@ pub struct Flags {
     /// The cgroup below which those of Pods are made
     #[arg(long, default_value = "/", value_name = "PATH")]
     pub cgroup_root: String,
+    /// Make a cgroup for each class of service and each Pod
+    #[arg(long, action = ArgAction::Set, default_value_t = true, num_args = 0..=1, default_missing_value = "true")]
+    pub cgroups_per_qos: bool,
     /// Labels of the node when it registers
     #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',', value_parser = label)]
     pub node_labels: Vec<(String, String)>,
@@ -139,7 +142,7 @@ impl Flags {
             cluster_domain: self.cluster_domain.clone(),
             max_pods: self.max_pods,
             pod_max_pids: self.pod_max_pids,
-            cgroup_root: self.cgroup_root.clone(),
+            cgroup_root: self.cgroups_per_qos.then(|| self.cgroup_root.clone()),
             labels: self.node_labels.clone(),
             taints: self.register_with_taints.clone(),
             register: self.register_node,
@@ -192,8 +195,8 @@ pub struct Config {
     pub max_pods: u32,
     /// Processes that a Pod may have; below one for no limit.
     pub pod_max_pids: i64,
-    /// The cgroup below which those of Pods are made.
-    pub cgroup_root: String,
+    /// The cgroup below which those of Pods are made; `None` makes none.
+    pub cgroup_root: Option<String>,
     /// Labels of the node when it registers.
     pub labels: Vec<(String, String)>,
     /// Taints of the node when it registers.

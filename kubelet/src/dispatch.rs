@@ -143,7 +143,10 @@ impl Dispatcher {
     }
 
     fn admit(&self, pod: &PodObject) -> Option<crate::core::memory::Verdict> {
-        let node = self.nodes.get(&ObjectKey::cluster(&self.context.config.node_name))?;
+        let node = match self.nodes.get(&ObjectKey::cluster(&self.context.config.node_name)) {
+            Some(node) => node.placement.clone(),
+            None => self.context.node.placement(self.context.config.clock.now()),
+        };
         let others: Vec<_> = self
             .mailboxes
             .all()
@@ -152,7 +155,7 @@ impl Dispatcher {
             .filter(|wanted| !wanted.is_gone && wanted.verdict.is_none())
             .map(|wanted| wanted.pod.placement.clone())
             .collect();
-        admit(pod, &node.placement, &others, &self.context.config.unsafe_sysctls)
+        admit(pod, &node, &others, &self.context.config.unsafe_sysctls)
     }
 
     /// Ends what the runtime has of Pods that the API has not. Says whether it could look.

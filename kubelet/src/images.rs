@@ -20,6 +20,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 const FIRST_WAIT: Duration = Duration::from_secs(10);
+/// After a failed pull its container is soon told to wait.
+const SOON: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Clone)]
@@ -157,7 +159,7 @@ impl Images {
                 let words = error.to_string();
                 tell(Warning, "Failed", &format!("Failed to pull image {image:?}: {words}"));
                 let wait = self.wait_after(&key, format!("ErrImagePull: {words}"));
-                Err(NoImage { failure: Failure::new("ErrImagePull", words), again_in: wait.min(FIRST_WAIT) })
+                Err(NoImage { failure: Failure::new("ErrImagePull", words), again_in: wait.min(SOON) })
             }
         }
     }

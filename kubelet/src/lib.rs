@@ -36,3 +36,6 @@ mod worker;
 
 pub use config::{ApiConfig, Config, Flags, TaintFlag};
 pub use service::{KubeletError, run};
+
+#[cfg(test)]
+mod tests;

@@ -137,7 +137,7 @@ pub(crate) async fn run_with(
     let context = Arc::new(Context {
         images: Images::new(runtime.clone(), config.clock.clone()),
         volumes: Volumes::new(&config.root_dir, objects.clone()),
-        cgroups: Cgroups::discover(&config.cgroup_root, config.pod_max_pids),
+        cgroups: Cgroups::discover(config.cgroup_root.as_deref(), config.pod_max_pids),
         resolver: Resolver::parse(&std::fs::read_to_string(&config.resolv_conf).unwrap_or_default()),
         runtime: runtime.clone(),
         runtime_name: version.runtime_name.clone(),

@@ -292,7 +292,7 @@ mod tests {
         assert!(text.contains("\n10.0.0.9\th1.sub.s.svc.cluster.local\th1\n"), "{text}");
         assert!(text.ends_with("\n# Entries added by HostAliases.\n10.0.0.2\tx.example\ty\n"), "{text}");
         assert_eq!(sandbox_host_name(&sub, "cluster.local").unwrap(), "h1.sub.s.svc.cluster.local");
-        let domain = "d".repeat(51);
+        let domain = "d".repeat(52);
         assert!(sandbox_host_name(&sub, &domain).is_err());
         assert_eq!(sandbox_host_name(&pod(json!({"containers": []})), "x").unwrap(), "p");
     }

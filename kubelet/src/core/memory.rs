@@ -14,6 +14,9 @@ pub struct Memory {
     pub crashes: BTreeMap<String, Crashes>,
     /// Why a container could not be started, by its name; forgotten once it has started.
     pub failures: BTreeMap<String, Failure>,
+    /// What failed and is not tried again before this time, in nanoseconds of Unix time; a container by its name, the
+    /// sandbox by an empty one.
+    pub held: BTreeMap<String, i64>,
     /// What probes found, by instance.
     pub probes: BTreeMap<String, Found>,
     /// Why the Pod as a whole has failed.

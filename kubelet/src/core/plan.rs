@@ -96,6 +96,10 @@ impl Planner<'_> {
 
     /// Without a sandbox all begins anew, unless nothing is left to be done.
     fn from_the_beginning(&mut self) {
+        if let Some(left) = self.held("") {
+            self.plan.again(left);
+            return;
+        }
         let attempt = self.view.sandbox().map_or(0, |newest| newest.attempt + 1);
         if self.view.sandboxes.iter().any(|one| one.ready) || self.view.alive().next().is_some() {
             self.plan.end_pod = Some("the sandbox has changed");
@@ -296,8 +300,21 @@ impl Planner<'_> {
         false
     }
 
+    /// How long something that failed is not tried again yet.
+    fn held(&self, name: &str) -> Option<Duration> {
+        let left = self.memory.held.get(name)? - self.now_ns;
+        (left > 0).then(|| Duration::from_nanos(left as u64))
+    }
+
     /// Plans a start, now or after the container's wait.
     fn start(&mut self, kind: Kind, container: &Container) {
+        if let (Some(left), Some(failure)) =
+            (self.held(&container.name), self.memory.failures.get(&container.name))
+        {
+            self.plan.waits.push((container.name.clone(), failure.clone()));
+            self.plan.again(left);
+            return;
+        }
         let last = self.view.latest(&container.name);
         let ended = last.filter(|one| one.state == State::Exited);
         if let (Some(ended), Some(crashes)) = (ended, self.memory.crashes.get(&container.name))

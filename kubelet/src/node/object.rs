@@ -127,6 +127,12 @@ impl NodeFacts {
         }
     }
 
+    /// The Node as placement reads it, before the API has it.
+    pub fn placement(&self, now: Timestamp) -> Arc<minik_placement::Node> {
+        let text = serde_json::to_string(&self.object(&Health::default(), now)).unwrap_or_default();
+        Arc::new(serde_json::from_str(&text).unwrap_or_default())
+    }
+
     /// The Node's status.
     pub fn status(&self, health: &Health, before: &[api::NodeCondition], now: Timestamp) -> api::NodeStatus {
         let mut addresses: Vec<api::NodeAddress> = self

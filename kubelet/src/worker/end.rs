@@ -99,7 +99,7 @@ impl Worker {
     /// Ends all containers, ordinary ones first and at once, then sidecars from the last to the first, then sandboxes.
     pub(super) async fn end_all(&mut self, pod: &PodObject, grace: Option<i64>) -> Result<(), Duration> {
         let began = self.context.clock().elapsed();
-        let whole = grace.unwrap_or(pod.grace_seconds());
+        let whole = grace.unwrap_or_else(|| self.grace_of(pod));
         let alive: Vec<Instance> = self.view.alive().cloned().collect();
         let order = |one: &Instance| pod.inits().iter().position(|init| init.name == one.name);
         let (mut sidecars, mains): (Vec<_>, Vec<_>) = alive.into_iter().partition(|one| order(one).is_some());
@@ -121,6 +121,15 @@ impl Worker {
             }
         }
         if failed { Err(self.retry()) } else { Ok(()) }
+    }
+
+    /// How long the Pod's end may take; the containers of one that the API has forgotten bear that themselves.
+    fn grace_of(&self, pod: &PodObject) -> i64 {
+        let borne = || self.view.alive().find_map(|run| run.annotations.get(names::GRACE)?.parse().ok());
+        match pod.spec.containers.is_empty() {
+            true => borne().unwrap_or_else(|| pod.grace_seconds()),
+            false => pod.grace_seconds(),
+        }
     }
 
     /// Ends one run.

@@ -116,6 +116,8 @@ pub struct Worker {
     told: api::PodStatus,
     probes: Probes,
     retries: u32,
+    /// Of the Pod, as it was looked at last.
+    generation: i64,
 }
 
 impl Worker {
@@ -132,6 +134,7 @@ impl Worker {
             view: PodView::default(),
             told: pod.status.clone(),
             retries: 0,
+            generation: pod.meta.generation,
         }
     }
 
@@ -158,6 +161,10 @@ impl Worker {
     fn advance(&mut self, wanted: &Wanted) {
         if self.stage != Stage::Running {
             return;
+        }
+        if self.generation != wanted.pod.meta.generation {
+            self.generation = wanted.pod.meta.generation;
+            self.memory.held.clear();
         }
         if self.memory.verdict.is_none() {
             self.memory.verdict = wanted.verdict.clone();
@@ -319,8 +326,11 @@ impl Worker {
         for end in &plan.ends {
             self.end_one(pod, end).await?;
         }
-        if let Some(attempt) = plan.new_sandbox {
-            self.new_sandbox(pod, attempt).await?;
+        if let Some(attempt) = plan.new_sandbox
+            && let Err(wait) = self.new_sandbox(pod, attempt).await
+        {
+            self.hold("", wait);
+            return Err(wait);
         }
         let mut failed: Result<(), Duration> = Ok(());
         for start in &plan.starts {
@@ -335,6 +345,7 @@ impl Worker {
                     "not started"
                 );
                 self.memory.failures.insert(start.name.clone(), failure);
+                self.hold(&start.name, wait);
                 failed = Err(failed.err().map_or(wait, |before| before.min(wait)));
                 // Init containers come one after the other.
                 if matches!(start.kind, crate::pod::Kind::Init | crate::pod::Kind::Sidecar) {
@@ -345,6 +356,12 @@ impl Worker {
             }
         }
         failed
+    }
+
+    /// Something that failed is not tried again before its time, whatever happens meanwhile.
+    fn hold(&mut self, name: &str, wait: Duration) {
+        let until = self.context.now_ns().saturating_add(wait.as_nanos() as i64);
+        self.memory.held.insert(name.to_owned(), until);
     }
 
     /// A wait that grows with each failure in a row.
