@@ -28,8 +28,6 @@ enum Service {
     Scheduler(minik_scheduler::Flags),
     /// Makes the cluster what its objects ask for: namespaces, accounts, garbage, nodes
     ControllerManager(minik_controller_manager::Flags),
-    /// Carries out the Pods of a node
-    Kubelet(minik_kubelet::Flags),
 }
 
 type Ended = Result<(), Box<dyn Error + Send + Sync>>;
@@ -52,7 +50,6 @@ impl Service {
         match self {
             Service::Storage(_) => "storage",
             Service::Supervise(_) => "supervise",
-            Service::Kubelet(_) => "kubelet",
             Service::Scheduler(_) => "scheduler",
             Service::ControllerManager(_) => "controller-manager",
             Service::Kubelet(_) => "kubelet",
@@ -75,10 +72,6 @@ impl Service {
                 let client = client(&flags.kubeconfig)?;
                 let config = flags.config(&host(), &SystemChance);
                 Ok(minik_scheduler::run(config, client, shutdown).await?)
-            }),
-            Service::Kubelet(flags) => threads(1, &flags.telemetry.clone(), async move |shutdown| {
-                let client = client(&flags.kubeconfig)?;
-                Ok(minik_kubelet::run(flags.config(&host()), client, shutdown).await?)
             }),
             Service::ControllerManager(flags) => {
                 threads(1, &flags.telemetry.clone(), async move |shutdown| {
