@@ -66,6 +66,8 @@ pub struct MetaRules {
     /// Only the rules that hold for every kind: names are path segments, finalizers need no domain; looked at when the
     /// rest of a new object is right.
     pub generic_only: bool,
+    /// Finalizers need no domain.
+    pub bare_finalizers: bool,
     /// Changes are checked as new objects are, too, besides the rules for changes (which doubles some causes).
     pub full_on_update: bool,
 }
@@ -73,7 +75,7 @@ pub struct MetaRules {
 impl MetaRules {
     /// The usual rules with this name rule.
     pub const fn new(name: NameRule) -> Self {
-        Self { name, generic_only: false, full_on_update: false }
+        Self { name, generic_only: false, bare_finalizers: false, full_on_update: false }
     }
 
     /// With the rules of creation on changes as well.
@@ -91,7 +93,7 @@ pub(crate) fn validate(obj: &Value, resource: &Resource, rules: MetaRules) -> Er
     }
     let Some(meta) = metadata(obj, &mut errors) else { return errors };
     check_new(&meta, resource, rules.name, &mut errors);
-    if !rules.generic_only {
+    if !rules.generic_only && !rules.bare_finalizers {
         check_kube_finalizers(&meta, &mut errors);
     }
     errors
@@ -112,7 +114,9 @@ pub(crate) fn validate_update(obj: &Value, old: &Value, resource: &Resource, rul
     }
     // Every kind checks the change once more in its own name: causes of such faults are counted twice.
     check_change(&meta, &old_meta, &mut errors);
-    check_kube_finalizers(&meta, &mut errors);
+    if !rules.bare_finalizers {
+        check_kube_finalizers(&meta, &mut errors);
+    }
     if rules.full_on_update {
         check_new(&meta, resource, rules.name, &mut errors);
         check_kube_finalizers(&meta, &mut errors);

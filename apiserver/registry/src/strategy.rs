@@ -92,11 +92,12 @@ pub trait Allocator {
     /// It cannot be given.
     fn cluster_ip(&mut self, family: &str, wanted: Option<&str>) -> Result<String, AllocationError>;
 
-    /// A port of every node: the wanted one, or any.
+    /// A port of every node: the wanted one, or any. In a dry run stock refuses a wanted port only when it is taken, not when
+    /// it is out of range.
     ///
     /// # Errors
     /// It cannot be given.
-    fn node_port(&mut self, wanted: Option<u16>) -> Result<u16, AllocationError>;
+    fn node_port(&mut self, wanted: Option<i32>) -> Result<i32, AllocationError>;
 }
 
 /// Field selectors' names and values.
@@ -207,6 +208,8 @@ impl dyn Strategy {
         if !rules.generic_only || errors.is_empty() {
             errors.extend(meta::validate(obj, self.resource(), rules));
         }
+        // Stock looks at some things twice and tells them once.
+        errors.dedup();
         errors
     }
 
@@ -214,6 +217,7 @@ impl dyn Strategy {
     pub fn check_update(&self, part: Part, obj: &Value, old: &Value, cx: &Context<'_>) -> ErrorList {
         let mut errors = meta::validate_update(obj, old, self.resource(), self.update_meta_rules(part));
         errors.extend(self.validate_update(part, obj, old, cx));
+        errors.dedup();
         errors
     }
 }

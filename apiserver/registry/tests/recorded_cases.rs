@@ -41,7 +41,7 @@ fn recorded() -> PathBuf {
 }
 
 /// Cases that came out the same when this was last raised; it only goes up.
-const FLOOR: usize = 3869;
+const FLOOR: usize = 5242;
 
 struct Kind {
     strategy: &'static dyn Strategy,
@@ -80,13 +80,20 @@ fn failed(error: &StrategyError) -> Outcome {
 }
 
 fn context<'a>() -> Context<'a> {
-    Context { now: "2026-01-01T00:00:00Z".parse().unwrap(), namespace: "oracle", user: "admin" }
+    Context { now: stand_in::NOW.parse().unwrap(), namespace: "oracle", user: "admin" }
 }
 
 /// Decodes and defaults as the server does with a request's body.
 fn read(kind: &Kind, body: &Value, strict: bool) -> Result<Value, Outcome> {
-    if body["apiVersion"] != *kind.api_version || body["kind"] != *kind.kind {
-        return Err(refused(400, "BadRequest"));
+    let mut body = body.clone();
+    for (name, expected) in [("apiVersion", &kind.api_version), ("kind", &kind.kind)] {
+        // What is not said is taken from the path.
+        if body[name] == "" || body[name].is_null() {
+            body[name] = expected.as_str().into();
+        }
+        if body[name] != **expected {
+            return Err(refused(400, "BadRequest"));
+        }
     }
     let decoded =
         decode::decode(body.to_string().as_bytes(), kind.ty).map_err(|_| refused(400, "BadRequest"))?;

@@ -5,7 +5,9 @@
 
 use crate::facts::{Kind, TypeId};
 use crate::quantity::Quantity;
+use regex::Regex;
 use serde_json::{Map, Value, json};
+use std::sync::LazyLock;
 
 type Fields = Map<String, Value>;
 
@@ -30,10 +32,19 @@ fn walk(kind: Kind, value: &mut Value) {
         (Kind::List(element), Value::Array(items)) if nested(*element) => {
             items.iter_mut().for_each(|item| walk(*element, item))
         }
+        (Kind::Map(Kind::Quantity), Value::Object(amounts)) => amounts.values_mut().for_each(round_up),
         (Kind::Map(element), Value::Object(entries)) if nested(*element) => {
             entries.values_mut().for_each(|value| walk(*element, value))
         }
         _ => {}
+    }
+}
+
+/// Amounts of resources are kept in thousandths.
+fn round_up(amount: &mut Value) {
+    let parsed = amount.as_str().and_then(|text| text.parse::<Quantity>().ok());
+    if let Some(rounded) = parsed.and_then(|quantity| quantity.rounded_to_milli()) {
+        *amount = rounded.to_string().into();
     }
 }
 
@@ -76,6 +87,8 @@ fn of_type(go: &str, fields: &mut Fields) {
             or_text(fields, "scheme", "HTTP");
         }
         "core/v1.Volume" => volume(fields),
+        "core/v1.ImageVolumeSource" => pull_policy(fields, "pullPolicy", "reference"),
+        "core/v1.PodStatus" => pod_status(fields),
         "core/v1.SecretVolumeSource"
         | "core/v1.ConfigMapVolumeSource"
         | "core/v1.DownwardAPIVolumeSource"
@@ -181,6 +194,9 @@ fn pod(fields: &mut Fields) {
     }
     pod_level_requests(spec);
     or(spec, "enableServiceLinks", true);
+    if number(spec, "terminationGracePeriodSeconds") < 0 {
+        spec.insert("terminationGracePeriodSeconds".into(), 1.into());
+    }
 }
 
 fn requests_from_limits(resources: Option<&mut Value>) {
@@ -194,47 +210,77 @@ fn requests_from_limits(resources: Option<&mut Value>) {
     }
 }
 
-/// A Pod-level limit without a Pod-level request: the containers' sum, where they ask for it, or else the limit.
+/// What is asked for at the level of the Pod, where anything is: huge pages as the containers limit them; then, beside
+/// limits, requests as the containers ask, or else as the limits say.
 fn pod_level_requests(spec: &mut Fields) {
-    let Some(Value::Object(limits)) =
-        spec.get("resources").and_then(|resources| resources.get("limits")).cloned()
-    else {
-        return;
+    let Some(Value::Object(mut resources)) = spec.get("resources").cloned() else { return };
+    let list = |resources: &Fields, field: &str| -> Fields {
+        resources.get(field).and_then(Value::as_object).cloned().unwrap_or_default()
     };
-    let sums: Vec<(String, Value)> = limits
-        .into_iter()
-        .filter(|(name, _)| name == "cpu" || name == "memory" || name.starts_with("hugepages-"))
-        .map(|(name, limit)| {
-            let sum = containers_request(spec, &name).filter(|_| !name.starts_with("hugepages-"));
-            (name, sum.map_or(limit, |sum| sum.to_string().into()))
-        })
-        .collect();
-    if let Some(Value::Object(resources)) = spec.get_mut("resources") {
-        let requests = resources.entry("requests").or_insert_with(|| json!({}));
-        if let Value::Object(requests) = requests {
-            for (name, sum) in sums {
-                requests.entry(name).or_insert(sum);
+    let (mut limits, mut requests) = (list(&resources, "limits"), list(&resources, "requests"));
+    if limits.is_empty() && requests.is_empty() {
+        return;
+    }
+    for name in container_resources(spec, "limits").filter(|name| name.starts_with("hugepages-")) {
+        if !requests.contains_key(&name) && !limits.contains_key(&name) {
+            let sum = aggregated(spec, "limits", &name).map(|sum| sum.to_string());
+            limits.insert(name, sum.into());
+        }
+    }
+    if !limits.is_empty() {
+        for name in ["cpu", "memory"] {
+            if let Some(sum) = aggregated(spec, "requests", name).filter(|_| !requests.contains_key(name)) {
+                requests.insert(name.to_owned(), sum.to_string().into());
+            }
+        }
+        for (name, limit) in &limits {
+            if name == "cpu" || name == "memory" || name.starts_with("hugepages-") {
+                requests.entry(name.clone()).or_insert_with(|| limit.clone());
             }
         }
     }
+    for (field, list) in [("limits", limits), ("requests", requests)] {
+        if !list.is_empty() {
+            resources.insert(field.to_owned(), list.into());
+        }
+    }
+    spec.insert("resources".to_owned(), resources.into());
 }
 
-/// The sum of what the containers ask for (the largest init container counts where it is more); `None` if none asks.
-fn containers_request(spec: &Fields, name: &str) -> Option<Quantity> {
-    let asked = |list: &str, sidecar: Option<bool>| -> Vec<Quantity> {
-        let containers = spec.get(list).and_then(Value::as_array).into_iter().flatten();
-        containers
-            .filter(|one| {
-                sidecar.is_none_or(|want| (one.get("restartPolicy") == Some(&json!("Always"))) == want)
-            })
-            .filter_map(|one| one.pointer("/resources/requests")?.get(name)?.as_str()?.parse().ok())
-            .collect()
+fn containers_of<'a>(spec: &'a Fields, list: &str) -> impl Iterator<Item = &'a Value> {
+    spec.get(list).and_then(Value::as_array).into_iter().flatten()
+}
+
+/// The names of resources that containers limit or ask for.
+fn container_resources(spec: &Fields, field: &str) -> impl Iterator<Item = String> + use<> {
+    let all = containers_of(spec, "containers").chain(containers_of(spec, "initContainers"));
+    let names: std::collections::BTreeSet<String> = all
+        .filter_map(|one| one.get("resources")?.get(field)?.as_object())
+        .flat_map(|list| list.keys().cloned())
+        .collect();
+    names.into_iter()
+}
+
+/// What the containers limit or ask for together, at most at any time: sidecars run beside all that starts after them.
+fn aggregated(spec: &Fields, field: &str, name: &str) -> Option<Quantity> {
+    let amount = |one: &Value| -> Option<Quantity> {
+        one.get("resources")?.get(field)?.get(name)?.as_str()?.parse().ok()
     };
-    let sum = asked("containers", None)
-        .into_iter()
-        .chain(asked("initContainers", Some(true)))
-        .reduce(|sum, one| sum.add(&one));
-    sum.into_iter().chain(asked("initContainers", Some(false))).max()
+    let sum = |a: Option<Quantity>, b: Option<Quantity>| match (a, b) {
+        (Some(a), Some(b)) => Some(a.add(&b)),
+        (a, b) => a.or(b),
+    };
+    let mut together = containers_of(spec, "containers").map(&amount).fold(None, sum);
+    let (mut sidecars, mut most) = (None, None);
+    for one in containers_of(spec, "initContainers") {
+        let alone = sum(sidecars, amount(one));
+        if one.get("restartPolicy") == Some(&json!("Always")) {
+            together = sum(together, amount(one));
+            sidecars = alone;
+        }
+        most = most.max(alone);
+    }
+    together.max(most)
 }
 
 fn host_network_ports(fields: &mut Fields) {
@@ -258,6 +304,18 @@ fn host_network_ports(fields: &mut Fields) {
 }
 
 fn pod_spec(fields: &mut Fields) {
+    // The older name of the account is an alias.
+    let account = match text(fields, "serviceAccountName") {
+        "" => text(fields, "serviceAccount").to_owned(),
+        name => name.to_owned(),
+    };
+    for name in ["serviceAccountName", "serviceAccount"] {
+        if account.is_empty() {
+            fields.remove(name);
+        } else {
+            fields.insert(name.into(), account.as_str().into());
+        }
+    }
     or_text(fields, "dnsPolicy", "ClusterFirst");
     or_text(fields, "restartPolicy", "Always");
     or_text(fields, "schedulerName", "default-scheduler");
@@ -268,10 +326,7 @@ fn pod_spec(fields: &mut Fields) {
 fn container(fields: &mut Fields) {
     or_text(fields, "terminationMessagePath", "/dev/termination-log");
     or_text(fields, "terminationMessagePolicy", "File");
-    if text(fields, "imagePullPolicy").is_empty() {
-        let policy = if is_latest(text(fields, "image")) { "Always" } else { "IfNotPresent" };
-        fields.insert("imagePullPolicy".into(), policy.into());
-    }
+    pull_policy(fields, "imagePullPolicy", "image");
     for hook in ["livenessProbe", "readinessProbe", "startupProbe"] {
         // Only these default a service name; the same action type elsewhere has none.
         if let Some(Value::Object(grpc)) = fields.get_mut(hook).and_then(|probe| probe.get_mut("grpc")) {
@@ -280,13 +335,64 @@ fn container(fields: &mut Fields) {
     }
 }
 
-/// Whether an image reference has no tag and no digest, or the tag `latest`.
+fn pull_policy(fields: &mut Fields, policy: &str, image: &str) {
+    if text(fields, policy).is_empty() {
+        let value = if is_latest(text(fields, image)) { "Always" } else { "IfNotPresent" };
+        fields.insert(policy.to_owned(), value.into());
+    }
+}
+
+/// Whether an image reference has no tag and no digest, or the tag `latest`. A malformed one has not.
 fn is_latest(image: &str) -> bool {
-    let (name, digest) = image.split_once('@').unwrap_or((image, ""));
-    let last = name.rsplit('/').next().unwrap_or(name);
-    match last.split_once(':') {
-        Some((_, tag)) => tag == "latest",
-        None => digest.is_empty(),
+    static REFERENCE: LazyLock<Option<Regex>> = LazyLock::new(|| {
+        let host = "(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])";
+        let host = format!(r"(?:{host}(?:\.{host})*|\[[0-9a-fA-F:]+\])(?::[0-9]+)?");
+        let part = "[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*";
+        let digest = "(?:sha256:[a-f0-9]{64}|sha384:[a-f0-9]{96}|sha512:[a-f0-9]{128})";
+        Regex::new(&format!(r"^(?:{host}/)?{part}(?:/{part})*(?::([\w][\w.-]{{0,127}}))?(@{digest})?$")).ok()
+    });
+    // Such a name is an image's id and no reference.
+    let is_id =
+        |text: &str| text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let Some(found) = REFERENCE.as_ref().and_then(|reference| reference.captures(image)) else {
+        return false;
+    };
+    let (tag, digest) = (found.get(1), found.get(2));
+    let end = tag.map(|tag| tag.start() - 1).or(digest.map(|digest| digest.start()));
+    if is_id(image) || full_name_len(&image[..end.unwrap_or(image.len())]) > NAME_MAX_BYTES {
+        return false;
+    }
+    match tag {
+        Some(tag) => tag.as_str() == "latest",
+        None => digest.is_none(),
+    }
+}
+
+/// The length of a name once the default registry and its folder stand before it.
+fn full_name_len(name: &str) -> usize {
+    let has_host = name.split_once('/').is_some_and(|(host, _)| {
+        host.contains(['.', ':']) || host == "localhost" || host.to_lowercase() != host
+    });
+    let registry = if has_host { "" } else { "docker.io/" };
+    let folder = if name.contains('/') { "" } else { "library/" };
+    registry.len() + folder.len() + name.len()
+}
+
+/// The longest name of an image.
+const NAME_MAX_BYTES: usize = 255;
+
+/// Keeps the older field and the first of the list the same; the older wins where they differ.
+fn pod_status(fields: &mut Fields) {
+    let ip = text(fields, "podIP").to_owned();
+    let first = fields.get("podIPs").and_then(|ips| ips.get(0)).map(|ip| ip["ip"].clone());
+    match first {
+        Some(first) if ip.is_empty() => {
+            fields.insert("podIP".into(), first);
+        }
+        first if !ip.is_empty() && first != Some(json!(ip)) => {
+            fields.insert("podIPs".into(), json!([{"ip": ip}]));
+        }
+        _ => {}
     }
 }
 
@@ -414,8 +520,14 @@ mod tests {
             ("x:1", "IfNotPresent"),
             ("localhost:5000/x", "Always"),
             ("localhost:5000/x:1", "IfNotPresent"),
+            (&format!("x@sha256:{:064}", 0), "IfNotPresent"),
+            (&format!("x:latest@sha256:{:064}", 0), "Always"),
             ("x@sha256:00", "IfNotPresent"),
-            ("x:latest@sha256:00", "Always"),
+            ("Bad Value!", "IfNotPresent"),
+            ("upper/Case", "IfNotPresent"),
+            ("Host.Name/case", "Always"),
+            (&"a".repeat(237), "Always"),
+            (&"a".repeat(238), "IfNotPresent"),
         ] {
             check("v1", "Pod", pod(image), "/spec/containers/0/imagePullPolicy", want.into());
         }

@@ -251,6 +251,12 @@ impl ErrorList {
         self.0.push(error);
     }
 
+    /// Drops errors that read like one before them.
+    pub fn dedup(&mut self) {
+        let mut seen = std::collections::HashSet::new();
+        self.0.retain(|error| seen.insert(error.to_string()));
+    }
+
     /// Nothing is wrong.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -65,6 +65,13 @@ impl Quantity {
         saturate(round_up(self.nanos, NANO / 1000))
     }
 
+    /// Rounded away from zero to whole thousandths, when it is finer than that.
+    pub fn rounded_to_milli(&self) -> Option<Quantity> {
+        const MILLI: i128 = NANO / 1000;
+        let fine = self.nanos % MILLI != 0;
+        fine.then(|| Quantity { nanos: round_up(self.nanos, MILLI) * MILLI, format: self.format })
+    }
+
     /// Below, at or above zero.
     pub fn sign(&self) -> Ordering {
         self.nanos.cmp(&0)

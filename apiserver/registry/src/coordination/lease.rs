@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::resource::*;
 use crate::view::{remove_at, view};
-use crate::{Context, Part, Strategy};
+use crate::{Context, MetaRules, NameRule, Part, Strategy};
 
 const RESOURCE: Resource = Resource {
     singular: "lease",
@@ -22,6 +22,10 @@ pub(crate) struct Lease;
 impl Strategy for Lease {
     fn resource(&self) -> &'static Resource {
         &RESOURCE
+    }
+
+    fn meta_rules(&self) -> MetaRules {
+        MetaRules { bare_finalizers: true, ..MetaRules::new(NameRule::DnsSubdomain) }
     }
 
     fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {

@@ -40,6 +40,21 @@ impl Strategy for Node {
         MetaRules::new(NameRule::DnsSubdomain).full_on_update()
     }
 
+    fn served_to_stored(&self, _version: &str, obj: &mut Value) {
+        // The older field names the first range; it wins where they differ.
+        let Some(spec) = obj.get_mut("spec").and_then(Value::as_object_mut) else { return };
+        let first = spec.get("podCIDRs").and_then(|list| list.get(0)).cloned();
+        match (spec.get("podCIDR").cloned(), first) {
+            (Some(one), first) if first.as_ref() != Some(&one) => {
+                spec.insert("podCIDRs".into(), vec![one].into());
+            }
+            (None, Some(first)) if first != "" => {
+                spec.insert("podCIDR".into(), first);
+            }
+            _ => {}
+        }
+    }
+
     fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
         for path in [["spec", "configSource"], ["status", "config"], ["spec", "podPreemptionPolicy"]] {
             remove_at(obj, &path);

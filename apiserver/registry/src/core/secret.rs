@@ -2,9 +2,11 @@
 
 use std::borrow::Cow;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::core::v1 as api;
 use minik_apimachinery::field::{ErrorList, FieldError, Path};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::config_map::{DATA_MAX_BYTES, check_immutable};
 use crate::format::{self, invalid};
@@ -27,6 +29,25 @@ impl Strategy for Secret {
 
     fn meta_rules(&self) -> MetaRules {
         MetaRules::new(NameRule::DnsSubdomain).full_on_update()
+    }
+
+    fn served_to_stored(&self, _version: &str, obj: &mut Value) {
+        // Texts are written, data is stored.
+        let Some(Value::Object(texts)) = obj.as_object_mut().and_then(|map| map.remove("stringData")) else {
+            return;
+        };
+        let data = obj["data"].take();
+        let mut data = if let Value::Object(data) = data { data } else { Map::new() };
+        for (key, text) in texts {
+            data.insert(key, STANDARD.encode(text.as_str().unwrap_or_default()).into());
+        }
+        if let Some(map) = obj.as_object_mut() {
+            if data.is_empty() {
+                map.remove("data");
+            } else {
+                map.insert("data".into(), data.into());
+            }
+        }
     }
 
     fn prepare_update(&self, _part: Part, obj: &mut Value, old: &Value, _cx: &Context<'_>) {

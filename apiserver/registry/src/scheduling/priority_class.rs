@@ -53,7 +53,7 @@ impl Strategy for PriorityClass {
     fn validate_update(&self, _part: Part, obj: &Value, old: &Value, _cx: &Context<'_>) -> ErrorList {
         let mut errors = ErrorList::new();
         if obj["value"].as_i64().unwrap_or(0) != old["value"].as_i64().unwrap_or(0) {
-            errors.push(FieldError::invalid(&Path::new("value"), obj["value"].clone(), IMMUTABLE));
+            errors.push(FieldError::forbidden(&Path::new("value"), IMMUTABLE));
         }
         let policy = |o| str_at(o, &["preemptionPolicy"]);
         if policy(obj) != policy(old) {

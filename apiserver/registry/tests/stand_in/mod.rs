@@ -56,8 +56,15 @@ fn admit_pod(object: &mut Value) {
         spec.insert("serviceAccountName".into(), "default".into());
         spec.insert("serviceAccount".into(), "default".into());
     }
-    if spec.get("priorityClassName").is_none() {
-        spec.insert("priority".into(), 0.into());
+    let priority = match spec.get("priorityClassName").and_then(Value::as_str) {
+        None => Some(0),
+        Some("system-node-critical") => Some(2_000_001_000),
+        Some("system-cluster-critical") => Some(2_000_000_000),
+        Some("sample") => Some(1000),
+        Some(_) => None,
+    };
+    if let Some(priority) = priority {
+        spec.insert("priority".into(), priority.into());
         spec.entry("preemptionPolicy").or_insert_with(|| "PreemptLowerPriority".into());
     }
     let tolerations = spec.entry("tolerations").or_insert_with(|| json!([]));
@@ -88,14 +95,13 @@ fn mount_token(spec: &mut serde_json::Map<String, Value>) {
                 container.as_object_mut().unwrap().entry("volumeMounts").or_insert_with(|| json!([]));
             let Some(mounts) = mounts.as_array_mut() else { continue };
             if !mounts.iter().any(|m| m["mountPath"] == TOKEN_PATH) {
-                mounts
-                    .push(json!({"name": "kube-api-access-RAND", "readOnly": true, "mountPath": TOKEN_PATH}));
+                mounts.push(json!({"name": TOKEN_VOLUME, "readOnly": true, "mountPath": TOKEN_PATH}));
                 used = true;
             }
         }
     }
     if used {
-        let volume = json!({"name": "kube-api-access-RAND", "projected": {"defaultMode": 420, "sources": [
+        let volume = json!({"name": TOKEN_VOLUME, "projected": {"defaultMode": 420, "sources": [
             {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}},
             {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
             {"downwardAPI": {"items": [{"path": "namespace", "fieldRef":
@@ -144,6 +150,9 @@ pub fn carry_system_metadata(object: &mut Value, old: &Value) {
     }
 }
 
+/// The time of every request.
+pub const NOW: &str = "2026-01-02T03:04:05Z";
+const TOKEN_VOLUME: &str = "kube-api-access-abcde";
 const CLUSTER_IP: &str = "10.97.255.7";
 const NODE_PORT: u16 = 32017;
 
@@ -166,15 +175,12 @@ impl Allocator for Addresses {
         }
     }
 
-    fn node_port(&mut self, wanted: Option<u16>) -> Result<u16, AllocationError> {
-        match wanted {
-            None => {
-                self.ports += 1;
-                Ok(NODE_PORT + self.ports - 1)
-            }
-            Some(port) if (30000..32768).contains(&port) => Ok(port),
-            Some(_) => Err(AllocationError::OutOfRange),
-        }
+    // The cases were dry runs.
+    fn node_port(&mut self, wanted: Option<i32>) -> Result<i32, AllocationError> {
+        Ok(wanted.unwrap_or_else(|| {
+            self.ports += 1;
+            i32::from(NODE_PORT + self.ports - 1)
+        }))
     }
 }
 
@@ -183,6 +189,8 @@ pub fn concrete(tree: &Value) -> Value {
     match tree {
         Value::String(s) if s == "CLUSTERIP" => CLUSTER_IP.into(),
         Value::String(s) if s == "NODEPORT" => NODE_PORT.into(),
+        Value::String(s) if s == "NOW" => NOW.into(),
+        Value::String(s) if s == "kube-api-access-RAND" => TOKEN_VOLUME.into(),
         Value::Array(list) => list.iter().map(concrete).collect(),
         Value::Object(map) => map.iter().map(|(k, v)| (k.clone(), concrete(v))).collect(),
         other => other.clone(),
@@ -193,6 +201,8 @@ pub fn concrete(tree: &Value) -> Value {
 pub fn named(change: Change) -> Change {
     let name = |value: Value| match value {
         Value::String(s) if s == CLUSTER_IP => "CLUSTERIP".into(),
+        Value::String(s) if s == NOW => "NOW".into(),
+        Value::String(s) if s == TOKEN_VOLUME => "kube-api-access-RAND".into(),
         Value::Number(n)
             if (u64::from(NODE_PORT)..u64::from(NODE_PORT) + 8).contains(&n.as_u64().unwrap_or(0)) =>
         {

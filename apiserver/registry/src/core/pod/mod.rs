@@ -21,6 +21,7 @@ pub(crate) mod spec;
 pub(crate) mod status;
 pub(crate) mod update;
 pub(crate) mod volume;
+mod warnings;
 
 use std::borrow::Cow;
 
@@ -87,8 +88,8 @@ impl Strategy for Pod {
         MetaRules { full_on_update, ..self.meta_rules() }
     }
 
-    fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
-        prepare::create(obj);
+    fn prepare_create(&self, obj: &mut Value, cx: &Context<'_>) {
+        prepare::create(obj, cx.now);
     }
 
     fn prepare_update(&self, part: Part, obj: &mut Value, old: &Value, _cx: &Context<'_>) {
@@ -116,6 +117,10 @@ impl Strategy for Pod {
             _ => update::check_update(&new, &was, &mut errors),
         }
         errors
+    }
+
+    fn warnings_on_create(&self, obj: &Value) -> Vec<String> {
+        warnings::on_create(obj)
     }
 
     fn selectable_names(&self) -> &'static [&'static str] {

@@ -1,6 +1,8 @@
 //! What the API server fills in and leaves out before a Pod is checked.
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as api;
+use minik_apimachinery::time;
 use serde_json::{Map, Value, json};
 
 use super::qos;
@@ -8,7 +10,7 @@ use crate::Part;
 use crate::view::{at, carry_over, generation, items, set_generation, str_at, try_view};
 
 /// A new Pod: pending, of the first generation, without what stock v1.37 has switched off.
-pub(crate) fn create(obj: &mut Value) {
+pub(crate) fn create(obj: &mut Value, now: Timestamp) {
     set_generation(obj, 1);
     drop_disabled(obj, None);
     merge_label_keys(obj);
@@ -17,7 +19,7 @@ pub(crate) fn create(obj: &mut Value) {
     status.insert("phase".into(), "Pending".into());
     if let Some(spec) = &spec {
         if !items(&spec.scheduling_gates).is_empty() {
-            status.insert("conditions".into(), json!([gated()]));
+            status.insert("conditions".into(), json!([gated(now)]));
         }
         status.insert("qosClass".into(), qos::class(spec).into());
     }
@@ -26,13 +28,13 @@ pub(crate) fn create(obj: &mut Value) {
     }
 }
 
-/// Why a Pod with gates is not scheduled; its time is the time of scheduling, which has not come.
-fn gated() -> Value {
+/// Why a Pod with gates is not scheduled.
+fn gated(now: Timestamp) -> Value {
     json!({
         "type": "PodScheduled",
         "status": "False",
         "lastProbeTime": null,
-        "lastTransitionTime": null,
+        "lastTransitionTime": time::seconds(now),
         "reason": "SchedulingGated",
         "message": "Scheduling is blocked due to non-empty scheduling gates",
     })

@@ -315,15 +315,7 @@ fn refused(error: AllocationError, path: &Path, value: impl Into<Value>) -> Stra
 }
 
 fn node_port(allocator: &mut dyn Allocator, wanted: Option<i32>, path: &Path) -> Result<i32, StrategyError> {
-    let number = wanted.unwrap_or(0);
-    let wanted = match wanted {
-        None => None,
-        Some(number) => match u16::try_from(number) {
-            Ok(port) => Some(port),
-            Err(_) => return Err(refused(AllocationError::OutOfRange, path, number)),
-        },
-    };
-    allocator.node_port(wanted).map(i32::from).map_err(|e| refused(e, path, number))
+    allocator.node_port(wanted).map_err(|e| refused(e, path, wanted.unwrap_or(0)))
 }
 
 fn gives_node_ports(spec: &api::ServiceSpec) -> bool {
