@@ -1,6 +1,7 @@
 //! The running service: a socket, and what is served on it.
 
 use crate::config::Config;
+use crate::images;
 use crate::runtime::{Runtime, RuntimeError};
 use crate::service::Service;
 use minik_component::Shutdown;
@@ -43,11 +44,14 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServeError> {
     let runtime = Runtime::open(&config).await?;
     let listener = listen(&path).map_err(|source| ServeError::Socket { path: path.clone(), source })?;
     tracing::info!(socket = %path.display(), "serving CRI");
+    let images = images::Service::new(runtime.images.clone());
     let service = RuntimeServiceServer::new(Service::new(runtime.clone()))
         .max_decoding_message_size(MOST_MESSAGE_BYTES)
         .max_encoding_message_size(MOST_MESSAGE_BYTES);
     let served = tonic::transport::Server::builder()
         .add_service(service)
+        .add_service(minik_cri::v1::image_service_server::ImageServiceServer::new(images.clone()))
+        .add_service(minik_cri::images::images_server::ImagesServer::new(images))
         .serve_with_incoming(UnixListenerStream::new(listener));
     // Cancel-safe: calls that are under way break off; what they began is found again at the next start. Streams of
     // events never end by themselves, so there is no waiting for them.

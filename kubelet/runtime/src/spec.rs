@@ -552,7 +552,7 @@ mod tests {
     #[test]
     fn later_variables_win() {
         let mut env = Environment::default();
-        ["A=1", "B=2", "A=3"].map(|variable| env.set(variable.to_owned()));
+        ["A=1", "B=2", "A=3"].iter().for_each(|variable| env.set((*variable).to_owned()));
         assert_eq!(env.0, ["A=3", "B=2"]);
     }
 }

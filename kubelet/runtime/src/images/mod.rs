@@ -1,14 +1,47 @@
-//! Images: a content store, layers unpacked once, and copy-on-write roots over them.
+//! Images: layers unpacked once, records of what is there, and copy-on-write roots over them.
 //!
-//! The runtime's service answers `ImageService` and `Images/Load` through this module, and makes container roots with
-//! [`Store::prepare_rootfs`]. The shim mounts them; nothing here mounts.
+//! ```text
+//!   registry ──> pull ──┐                               ┌─> layers/ (shared by the stores of a machine)
+//!   archive  ──> load ──┴─> digests checked ─> unpack ──┤
+//!                                                       └─> images.json (names, digests, configs)
+//!   prepare_rootfs(id, container) ──> lower folders, upper, work ──> the shim mounts them
+//! ```
+//!
+//! The runtime's service answers `ImageService` and `Images/Load` through [`Service`]. Nothing here mounts.
+//!
+//! Invariants:
+//! - Bytes are used only after their digest was compared with the one promised, or are thrown away when it differs.
+//! - An image is known only when all its layers are there; a layer is removed only when no image, no root and nothing on
+//!   its way needs it.
+//! - No name in an archive or image is ever followed outside the folder that it belongs to.
+//!
+//! Concept: <https://kubernetes.io/docs/concepts/containers/images/>
 
+mod archive;
+mod digest;
+mod layers;
+mod manifest;
+mod reference;
+mod roots;
+mod service;
+mod store;
+mod tree;
+mod unpack;
+
+use std::io;
 use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use digest::{Digest, DigestError};
+pub use reference::{Reference, ReferenceError, Version};
+pub use service::Service;
+pub use store::Store;
 
 /// Where a store lives and how registries are reached.
 #[derive(Debug, Clone, Default)]
 pub struct StoreConfig {
-    /// Folder of blobs, image records and roots of this runtime.
+    /// Folder of image records and roots of this runtime.
     pub root: PathBuf,
     /// Folder of unpacked layers, which several runtimes of one machine may share; below `root` when absent.
     pub layers: Option<PathBuf>,
@@ -19,7 +52,7 @@ pub struct StoreConfig {
 /// The parts of an overlay root, for the shim to mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rootfs {
-    /// Read-only layers, the topmost first.
+    /// Read-only layers, the topmost first; there is at least one.
     pub lower: Vec<PathBuf>,
     /// The container's own writes.
     pub upper: PathBuf,
@@ -28,7 +61,7 @@ pub struct Rootfs {
 }
 
 /// What an image says about how it is run.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageConfig {
     /// Entry point, which a container's command replaces.
     pub entrypoint: Vec<String>,
@@ -55,6 +88,10 @@ pub struct ImageRecord {
     pub repo_tags: Vec<String>,
     /// Its digests, fully qualified.
     pub repo_digests: Vec<String>,
+    /// Bytes of its layers and documents as they are transferred.
+    pub size_bytes: u64,
+    /// Never collected as garbage.
+    pub pinned: bool,
 }
 
 /// Why something with images failed.
@@ -63,81 +100,60 @@ pub enum ImageError {
     /// No such image. Final until it is pulled or loaded.
     #[error("image {0:?} not found")]
     NotFound(String),
+    /// The name is no image name. Final.
+    #[error("failed to parse image reference {name:?}: {source}")]
+    Reference {
+        /// As it was given.
+        name: String,
+        /// Why.
+        source: ReferenceError,
+    },
     /// A file of the store could not be read or written. Retryable.
-    #[error("cannot {attempt} {path}")]
+    #[error("cannot {attempt} {}: {source}", path.display())]
     Io {
         /// What was attempted.
         attempt: &'static str,
         /// On what.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
+    /// A layer's archive is damaged, is another one than was promised, or did not fit on the disk.
+    #[error("failed to extract layer {layer}: {source}")]
+    Unpack {
+        /// The digest of its plain archive.
+        layer: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The archive is no image archive, or incomplete. Final.
+    #[error("invalid image archive: {0}")]
+    Archive(String),
+    /// A manifest, index or config does not say what it must. Final.
+    #[error("invalid image manifest: {0}")]
+    Manifest(String),
+    /// The image has nothing for this machine. Final.
+    #[error("no match for platform in manifest: {os}/{architecture}: not found")]
+    NoPlatform {
+        /// Operating system.
+        os: String,
+        /// Processor architecture.
+        architecture: String,
+    },
+    /// Two layers have the same short name. Final, and next to impossible.
+    #[error("layers {0} and {1} have one name")]
+    LayerNames(String, String),
+    /// A root's key is no plain file name. Final.
+    #[error("invalid key {0:?} of a container root")]
+    Key(String),
+    /// A blocking task ended early: the runtime shuts down.
+    #[error("the image store shuts down")]
+    ShuttingDown,
 }
 
-/// The store.
-#[derive(Debug)]
-pub struct Store {
-    config: StoreConfig,
-}
+/// The module's result.
+pub type Result<T, E = ImageError> = std::result::Result<T, E>;
 
-impl Store {
-    /// Opens the store and clears what a crash left unfinished.
-    ///
-    /// # Errors
-    /// When its folders cannot be made or read.
-    pub fn open(config: StoreConfig) -> Result<Store, ImageError> {
-        let path = config.root.clone();
-        std::fs::create_dir_all(&path).map_err(|source| ImageError::Io {
-            attempt: "create",
-            path,
-            source,
-        })?;
-        Ok(Store { config })
-    }
-
-    /// Where it lives.
-    pub fn root(&self) -> &Path {
-        &self.config.root
-    }
-
-    /// The image of this id or reference (any form: short name, tag, digest, id).
-    pub async fn get(&self, reference: &str) -> Option<ImageRecord> {
-        let _ = reference;
-        None
-    }
-
-    /// How the image is run.
-    ///
-    /// # Errors
-    /// When there is no such image.
-    pub async fn image_config(&self, id: &str) -> Result<ImageConfig, ImageError> {
-        Err(ImageError::NotFound(id.to_owned()))
-    }
-
-    /// Makes a root for the container `key` over the image's layers. Asking again for the same key gives the same root.
-    ///
-    /// # Errors
-    /// When there is no such image or its folders cannot be made.
-    pub async fn prepare_rootfs(&self, id: &str, key: &str) -> Result<Rootfs, ImageError> {
-        let _ = key;
-        Err(ImageError::NotFound(id.to_owned()))
-    }
-
-    /// Removes the root of `key` and everything written in it. No error when there is none.
-    ///
-    /// # Errors
-    /// When its files cannot be removed.
-    pub async fn remove_rootfs(&self, key: &str) -> Result<(), ImageError> {
-        let _ = key;
-        Ok(())
-    }
-
-    /// The keys that have a root, so that roots of containers that are no more can be removed.
-    ///
-    /// # Errors
-    /// When the folder of roots cannot be read.
-    pub async fn rootfs_keys(&self) -> Result<Vec<String>, ImageError> {
-        Ok(Vec::new())
-    }
+fn io_error<'a>(attempt: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> ImageError + use<'a> {
+    move |source| ImageError::Io { attempt, path: path.to_owned(), source }
 }

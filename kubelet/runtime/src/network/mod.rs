@@ -1,7 +1,11 @@
 //! Networks of Pods: the built-in routed veth, or a CNI plugin chain in its place.
 
+mod builtin;
+
+use builtin::Builtin;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// How Pods get their network.
 #[derive(Debug, Clone, Default)]
@@ -52,12 +56,38 @@ pub enum NetworkError {
     /// The network is not set up yet. Retryable.
     #[error("the network is not ready: {0}")]
     NotReady(String),
+    /// It is no range of addresses that Pods can have. Final.
+    #[error("{0:?} is no range of Pod addresses")]
+    Cidr(String),
+    /// Every address is in use. Retryable.
+    #[error("no address is free in {0}")]
+    Full(String),
+    /// Not built yet. Final.
+    #[error("{0} is not supported yet")]
+    Unsupported(&'static str),
+    /// A file could not be used. Retryable.
+    #[error("cannot {attempt} {path}")]
+    Io {
+        /// What was attempted.
+        attempt: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The kernel refused. As the source says.
+    #[error(transparent)]
+    Kernel(#[from] minik_net::Error),
+    /// The work was broken off. Retryable.
+    #[error("the work on the network was broken off")]
+    BrokenOff(#[from] tokio::task::JoinError),
 }
 
 /// The network of a node's Pods.
 #[derive(Debug)]
 pub struct Network {
     config: NetworkConfig,
+    builtin: Arc<Builtin>,
 }
 
 impl Network {
@@ -66,7 +96,8 @@ impl Network {
     /// # Errors
     /// When the remembered state cannot be read.
     pub async fn open(config: NetworkConfig) -> Result<Network, NetworkError> {
-        Ok(Network { config })
+        let builtin = Arc::new(Builtin::open(&config.state, config.pod_cidr.as_deref())?);
+        Ok(Network { config, builtin })
     }
 
     /// Takes the Pods' addresses from here on (CRI `UpdateRuntimeConfig`).
@@ -74,7 +105,16 @@ impl Network {
     /// # Errors
     /// When it is no CIDR.
     pub async fn set_pod_cidr(&self, cidr: &str) -> Result<(), NetworkError> {
-        Err(NetworkError::NotReady(format!("cannot take {cidr} yet")))
+        self.builtin.set_cidr(cidr)
+    }
+
+    /// Whether another plugin chain is configured.
+    fn other_chain(&self) -> bool {
+        let entries = std::fs::read_dir(&self.config.cni_conf_dir);
+        entries.into_iter().flatten().flatten().any(|entry| {
+            let kind = entry.path().extension().map(|kind| kind.to_string_lossy().into_owned());
+            kind.is_some_and(|kind| ["conf", "conflist", "json"].contains(&kind.as_str()))
+        })
     }
 
     /// `Ok` when Pods can get a network, otherwise why not.
@@ -82,10 +122,10 @@ impl Network {
     /// # Errors
     /// When the network is not ready.
     pub async fn status(&self) -> Result<(), NetworkError> {
-        match &self.config.pod_cidr {
-            Some(_) => Ok(()),
-            None => Err(NetworkError::NotReady("no pod CIDR is known".into())),
+        if self.other_chain() {
+            return Err(NetworkError::Unsupported("a CNI plugin chain"));
         }
+        self.builtin.ready()
     }
 
     /// Joins the network namespace at `netns` to the network and brings loopback up. Gives the Pod's addresses, the
@@ -94,21 +134,27 @@ impl Network {
     /// # Errors
     /// When it fails; nothing is left behind then.
     pub async fn add(&self, pod: &PodIdentity, netns: &Path) -> Result<Vec<IpAddr>, NetworkError> {
-        Err(NetworkError::NotReady(format!("cannot join {} ({}) yet", pod.sandbox_id, netns.display())))
+        self.status().await?;
+        if !pod.ports.is_empty() {
+            return Err(NetworkError::Unsupported("a host port"));
+        }
+        let (builtin, sandbox, netns) = (self.builtin.clone(), pod.sandbox_id.clone(), netns.to_owned());
+        tokio::task::spawn_blocking(move || builtin.add(&sandbox, &netns)).await?
     }
 
     /// Gives the sandbox's addresses and ports back. `netns` is absent when its namespace has gone already. No error
     /// when it has none.
     ///
     /// # Errors
-    /// When a plugin fails.
+    /// When its address cannot be given back.
     pub async fn remove(&self, pod: &PodIdentity, netns: Option<&Path>) -> Result<(), NetworkError> {
-        let _ = (pod, netns);
-        Ok(())
+        // The link goes with its namespace: there is nothing to do inside.
+        let _ = netns;
+        self.builtin.remove(&pod.sandbox_id)
     }
 
     /// The sandboxes that hold addresses, so that those of sandboxes that are no more can be given back.
     pub async fn holders(&self) -> Vec<String> {
-        Vec::new()
+        self.builtin.holders()
     }
 }
