@@ -24,6 +24,8 @@ enum Service {
     Supervise(minik_cluster::SuperviseFlags),
     /// Runs a node's Pods
     Kubelet(minik_kubelet::Flags),
+    /// Runs a node's containers, for a kubelet
+    Runtime(minik_runtime::Flags),
     /// Places Pods on nodes
     Scheduler(minik_scheduler::Flags),
     /// Makes the cluster what its objects ask for: namespaces, accounts, garbage, nodes
@@ -53,6 +55,7 @@ impl Service {
             Service::Scheduler(_) => "scheduler",
             Service::ControllerManager(_) => "controller-manager",
             Service::Kubelet(_) => "kubelet",
+            Service::Runtime(_) => "runtime",
         }
     }
 
@@ -67,6 +70,9 @@ impl Service {
             Service::Kubelet(flags) => threads(1, &flags.telemetry.clone(), async move |shutdown| {
                 let client = client(&flags.kubeconfig)?;
                 Ok(minik_kubelet::run(flags.config(&host()), client, shutdown).await?)
+            }),
+            Service::Runtime(flags) => threads(1, &flags.telemetry.clone(), async move |shutdown| {
+                Ok(minik_runtime::run(flags.config()?, shutdown).await?)
             }),
             Service::Scheduler(flags) => threads(1, &flags.telemetry.clone(), async move |shutdown| {
                 let client = client(&flags.kubeconfig)?;
