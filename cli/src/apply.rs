@@ -165,3 +165,70 @@ async fn patch(
         })
         .await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Server, printed, refused};
+    use serde_json::json;
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        file
+    }
+
+    fn map(revision: &str) -> Value {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m", "resourceVersion": revision}})
+    }
+
+    const MAP: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\n";
+    const GET: &str = "GET /api/v1/namespaces/default/configmaps/m";
+    const PATCH: &str = "PATCH /api/v1/namespaces/default/configmaps/m";
+
+    #[tokio::test]
+    async fn what_was_done_is_said() {
+        let file = file(MAP);
+        let path = file.path().to_str().unwrap();
+        let server = Server::new(vec![
+            (GET, 404, refused(404, "NotFound", "no")),
+            (GET, 200, map("1")),
+            (GET, 200, map("2")),
+            (PATCH, 201, map("1")),
+            (PATCH, 200, map("2")),
+            (PATCH, 200, map("2")),
+        ]);
+        let mut text = printed!(server, None, "-f", path);
+        text += &printed!(server, None, "-f", path, "--dry-run=server", "--force-conflicts");
+        text += &printed!(server, None, "-f", path);
+        insta::assert_snapshot!(text, @r"
+        configmap/m created
+        configmap/m configured (server dry run)
+        configmap/m unchanged
+        ");
+        insta::assert_snapshot!(server.asked()[3], @r#"PATCH /api/v1/namespaces/default/configmaps/m?fieldManager=minikctl&force=true&fieldValidation=Strict&dryRun=All {"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"m","namespace":"default"}}"#);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_done_is_said_and_the_rest_is_done() {
+        let all = file(&format!(
+            "kind: Thing\napiVersion: v1\nmetadata: {{name: t}}\n---\n{MAP}---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: n, namespace: other}}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: o}}\n"
+        ));
+        let path = all.path().to_str().unwrap();
+        let conflict =
+            refused(409, "Conflict", "Apply failed with 1 conflict: conflict with \"kubectl\": .data.a");
+        let server = Server::new(vec![
+            (GET, 200, map("1")),
+            (PATCH, 409, conflict),
+            ("GET /api/v1/namespaces/default/configmaps/o", 404, refused(404, "NotFound", "no")),
+            ("PATCH /api/v1/namespaces/default/configmaps/o", 201, map("3")),
+        ]);
+        let text = printed!(server, Some("default"), "-f", path).replace(path, "FILE");
+        insta::assert_snapshot!(text, @r#"
+        configmap/o created
+        !! FILE: the server has no kind "Thing" in version "v1": `minikctl api-resources` lists what it has
+        minikctl: configmap/m was not applied: Apply failed with 1 conflict: conflict with "kubectl": .data.a: take these fields out, or take them over with --force-conflicts
+        minikctl: the namespace from the provided object "other" does not match the namespace "default": pass --namespace=other to perform this operation
+        "#);
+    }
+}

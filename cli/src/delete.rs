@@ -224,3 +224,91 @@ fn said(args: &Args, place: &Place) -> String {
     let dry = if args.dry_run.is_some() { " (server dry run)" } else { "" };
     format!("{kind} {:?} {done}{from}{dry}", place.name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Server, printed, refused};
+
+    const WEB: &str = "/api/v1/namespaces/default/pods/web";
+
+    fn pod(uid: &str) -> Value {
+        json!({"metadata": {"name": "web", "namespace": "default", "uid": uid}})
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deletion_waits_until_the_object_is_gone() {
+        let server = Server::new(vec![
+            ("DELETE /api/v1/namespaces/default/pods/web", 200, pod("u")),
+            ("GET /api/v1/namespaces/default/pods/web", 200, pod("u")),
+            (
+                "GET /api/v1/namespaces/default/pods?watch=true",
+                200,
+                json!([{"type": "MODIFIED", "object": pod("u")}, {"type": "DELETED", "object": pod("u")}]),
+            ),
+            (
+                "GET /api/v1/namespaces/default/pods?fieldSelector=metadata.name%3Dweb",
+                200,
+                json!({"metadata": {"resourceVersion": "3"}, "items": [pod("u")]}),
+            ),
+        ]);
+        assert_eq!(printed!(server, None, "pod", "web"), "pod \"web\" deleted from default namespace\n");
+        let asked = server.asked();
+        assert_eq!(asked.len(), 4, "{asked:?}");
+        assert!(asked[0].contains(r#""propagationPolicy":"Background""#), "{asked:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_of_the_same_name_is_not_waited_for() {
+        let server = Server::new(vec![
+            (
+                "DELETE /api/v1/namespaces/default/pods/web",
+                200,
+                json!({"kind": "Status", "details": {"uid": "u"}}),
+            ),
+            ("GET /api/v1/namespaces/default/pods/web", 200, pod("another")),
+        ]);
+        assert_eq!(printed!(server, None, "pod/web"), "pod \"web\" deleted from default namespace\n");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_does_not_go_in_time_is_said() {
+        let server = Server::new(vec![
+            ("DELETE /api/v1/namespaces/default/pods/web", 200, pod("u")),
+            ("GET /api/v1/namespaces/default/pods/web", 200, pod("u")),
+            (
+                "GET /api/v1/namespaces/default/pods?fieldSelector=metadata.name%3Dweb",
+                200,
+                json!({"metadata": {"resourceVersion": "3"}, "items": [pod("u")]}),
+            ),
+            ("GET /api/v1/namespaces/default/pods?watch=true", 500, refused(500, "InternalError", "broken")),
+        ]);
+        let text = printed!(server, None, "pod/web", "--timeout=5s");
+        assert_eq!(
+            text,
+            "pod \"web\" deleted from default namespace\n!! error from server (InternalError): broken\n"
+        );
+    }
+
+    #[tokio::test]
+    async fn force_is_warned_of_and_selection_must_be_said() {
+        let server = Server::new(vec![
+            ("DELETE /api/v1/namespaces/default/pods/web", 200, pod("u")),
+            ("GET /api/v1/namespaces/default/pods", 200, json!({"items": [pod("u")]})),
+        ]);
+        let mut text = printed!(server, None, "pod/web", "--force", "--grace-period=0");
+        text += &printed!(server, None, "pods");
+        text += &printed!(server, None, "pods", "--all", "--wait=false", "-o", "name");
+        text += &printed!(server, None, "pod", "none", "--ignore-not-found");
+        insta::assert_snapshot!(text, @r#"
+        pod "web" force deleted from default namespace
+        ! Warning: Immediate deletion does not wait for confirmation that the running resource has been terminated. The resource may continue to run on the cluster indefinitely.
+        !! which pods shall be deleted is not said: name them, choose them with -l, or say --all
+        pod/web
+        "#);
+        assert!(
+            server.asked()[0].starts_with(&format!("DELETE {WEB}"))
+                && server.asked()[0].contains(r#""gracePeriodSeconds":0"#)
+        );
+    }
+}

@@ -360,3 +360,134 @@ impl Rows {
         lines.iter().try_for_each(|line| terminal.line(&table::aligned(line, &self.widths)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Server, printed, refused};
+    use serde_json::json;
+
+    const COLUMNS: &str =
+        r#"[{"name": "Name"}, {"name": "Ready"}, {"name": "Status"}, {"name": "IP", "priority": 1}]"#;
+
+    fn row(name: &str, status: &str) -> Value {
+        json!({"cells": [name, "1/1", status, "10.0.0.1"], "object": {"metadata": {"name": name, "namespace": "default", "resourceVersion": "7"}}})
+    }
+
+    fn table(rows: &[Value], more: &str) -> Value {
+        let columns: Value = serde_json::from_str(COLUMNS).unwrap();
+        json!({"kind": "Table", "metadata": {"resourceVersion": "5", "continue": more}, "columnDefinitions": columns, "rows": rows})
+    }
+
+    fn pod(name: &str) -> Value {
+        json!({"metadata": {"name": name, "namespace": "default", "managedFields": []}, "status": {"phase": "Running"}})
+    }
+
+    const PODS: &str = "GET /api/v1/namespaces/default/pods?limit=500";
+    const WEB: &str = "GET /api/v1/namespaces/default/pods/web";
+    const NONE: &str = "GET /api/v1/namespaces/default/pods/none";
+
+    #[tokio::test]
+    async fn tables_are_read_in_pages_and_printed() {
+        let server = Server::new(vec![
+            (
+                "GET /api/v1/namespaces/default/pods?limit=500&continue=more",
+                200,
+                table(&[row("b", "Running")], ""),
+            ),
+            (PODS, 200, table(&[row("a-long-name", "Pending")], "more")),
+            ("GET /api/v1/namespaces/default/services", 200, table(&[row("s", "x")], "")),
+            ("GET /api/v1/pods", 200, table(&[row("a", "Running")], "")),
+        ]);
+        let mut text = printed!(server, None, "pods");
+        text += &printed!(server, None, "po,svc", "-o", "wide");
+        text += &printed!(server, None, "pods", "-A", "--no-headers", "-l", "a=b");
+        insta::assert_snapshot!(text, @r"
+        NAME          READY   STATUS
+        a-long-name   1/1     Pending
+        b             1/1     Running
+        NAME              READY   STATUS    IP
+        pod/a-long-name   1/1     Pending   10.0.0.1
+        pod/b             1/1     Running   10.0.0.1
+
+        NAME        READY   STATUS   IP
+        service/s   1/1     x        10.0.0.1
+        default   a     1/1   Running
+        ");
+        assert_eq!(server.asked().last().unwrap(), "GET /api/v1/pods?limit=500&labelSelector=a%3Db");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_is_said() {
+        let missing = refused(404, "NotFound", "pods \"none\" not found");
+        let server = Server::new(vec![
+            (NONE, 404, missing),
+            (WEB, 200, table(&[row("web", "Running")], "")),
+            (PODS, 200, table(&[], "")),
+            ("GET /api/v1/nodes", 200, table(&[], "")),
+        ]);
+        let mut text = printed!(server, None, "pods", "none", "web");
+        text += &printed!(server, None, "pod/none", "--ignore-not-found");
+        text += &printed!(server, None, "pods");
+        text += &printed!(server, None, "nodes");
+        text += &printed!(server, None, "things");
+        insta::assert_snapshot!(text, @r#"
+        NAME   READY   STATUS
+        web    1/1     Running
+        !! error from server (NotFound): pods "none" not found
+        ! No resources found in default namespace.
+        ! No resources found
+        !! the server doesn't have a resource type "things": `minikctl api-resources` lists what it has
+        "#);
+    }
+
+    #[tokio::test]
+    async fn objects_are_printed_in_every_form() {
+        let server = Server::new(vec![
+            (WEB, 200, pod("web")),
+            (
+                PODS,
+                200,
+                json!({"kind": "PodList", "metadata": {"resourceVersion": "5"}, "items": [pod("a"), pod("b")]}),
+            ),
+        ]);
+        let mut text = printed!(server, None, "pod", "web", "-o", "yaml");
+        text += &printed!(server, None, "pods", "-o", "name");
+        text += &printed!(server, None, "pods", "-o", "jsonpath={.items[*].metadata.name}{\"\\n\"}");
+        text += &printed!(server, None, "pod/web", "-o", "jsonpath={.kind}/{.metadata.name}");
+        text += &printed!(server, None, "pods", "-o", "json");
+        insta::assert_snapshot!(text);
+    }
+
+    #[tokio::test]
+    async fn changes_are_printed_below_the_same_head() {
+        let change = |kind: &str, status: &str, columns: bool| {
+            let mut table = table(&[row("web", status)], "");
+            if !columns {
+                table["columnDefinitions"] = json!([]);
+            }
+            json!({"type": kind, "object": table})
+        };
+        let expired = json!({"type": "ERROR", "object": {"code": 410, "message": "too old"}});
+        let server = Server::new(vec![
+            (PODS, 200, table(&[row("web", "Pending")], "")),
+            (
+                "GET /api/v1/namespaces/default/pods?watch=true&allowWatchBookmarks=true&resourceVersion=5",
+                200,
+                json!([change("ADDED", "Running", true), change("DELETED", "Completed", false)]),
+            ),
+            (
+                "GET /api/v1/namespaces/default/pods?watch=true&allowWatchBookmarks=true&resourceVersion=7",
+                200,
+                json!([expired]),
+            ),
+        ]);
+        insta::assert_snapshot!(printed!(server, None, "pods", "-w"), @r"
+        NAME   READY   STATUS
+        web    1/1     Pending
+        web    1/1     Running
+        web    1/1     Completed
+        !! too old: run it again
+        ");
+    }
+}

@@ -33,6 +33,8 @@ mod resources;
 mod session;
 mod table;
 mod terminal;
+#[cfg(test)]
+mod testing;
 mod version;
 mod wait;
 mod yaml;

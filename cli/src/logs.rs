@@ -228,3 +228,79 @@ async fn together(streams: Vec<(String, Stream)>, terminal: &mut Terminal<'_>) -
     while readers.join_next().await.is_some() {}
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Server, printed, refused};
+    use serde_json::json;
+
+    fn pod(containers: &[&str]) -> Value {
+        let containers: Vec<Value> = containers.iter().map(|name| json!({"name": name})).collect();
+        json!({"metadata": {"name": "web"}, "spec": {"containers": containers, "initContainers": [{"name": "first"}]}})
+    }
+
+    const POD: &str = "GET /api/v1/namespaces/default/pods/web";
+
+    #[tokio::test]
+    async fn a_container_is_chosen_and_said() {
+        let server = Server::new(vec![
+            ("GET /api/v1/namespaces/default/pods/web/log?container=b", 200, json!(["from b"])),
+            ("GET /api/v1/namespaces/default/pods/web/log?container=first", 200, json!(["from first"])),
+            ("GET /api/v1/namespaces/default/pods/web/log?container=a", 200, json!(["from a"])),
+            (POD, 200, pod(&["a", "b"])),
+        ]);
+        let mut text = printed!(server, None, "web", "--tail=3", "-f", "-p", "--since=1m", "--timestamps");
+        text += &printed!(server, None, "pod/web", "-c", "b");
+        text += &printed!(server, None, "web", "c");
+        text += &printed!(server, None, "web", "--all-containers", "--prefix");
+        insta::assert_snapshot!(text, @r#"
+        from a
+        ! Defaulted container "a" out of: a, b, first (init)
+        from b
+        !! container c is not valid for pod web: it has a, b, first
+        [pod/web/first] from first
+        [pod/web/a] from a
+        [pod/web/b] from b
+        "#);
+        assert_eq!(
+            server.asked()[1],
+            "GET /api/v1/namespaces/default/pods/web/log?container=a&follow=true&previous=true&timestamps=true&tailLines=3&sinceSeconds=60"
+        );
+    }
+
+    #[tokio::test]
+    async fn pods_by_label_are_short_and_followed_together() {
+        let server = Server::new(vec![
+            ("GET /api/v1/namespaces/default/pods/web/log", 200, json!(["x", "y"])),
+            ("GET /api/v1/namespaces/default/pods?labelSelector=a%3Db", 200, json!({"items": [pod(&["a"])]})),
+            ("GET /api/v1/namespaces/default/pods?labelSelector=none", 200, json!({"items": []})),
+        ]);
+        let mut text = printed!(server, None, "-l", "a=b", "--prefix", "-f");
+        text += &printed!(server, None, "-l", "none");
+        insta::assert_snapshot!(text, @r#"
+        [pod/web/a] x
+        [pod/web/a] y
+        ! Defaulted container "a" out of: a, first (init)
+        !! No resources found in default namespace.
+        "#);
+        assert!(server.asked()[1].ends_with("tailLines=10"), "{:?}", server.asked());
+    }
+
+    #[tokio::test]
+    async fn a_log_that_is_not_there_is_said_in_the_servers_words() {
+        let server = Server::new(vec![
+            (
+                "GET /api/v1/namespaces/default/pods/web/log",
+                400,
+                refused(400, "BadRequest", "previous terminated container \"a\" in pod \"web\" not found"),
+            ),
+            (POD, 200, json!({"metadata": {"name": "web"}, "spec": {"containers": [{"name": "a"}]}})),
+        ]);
+        let text = printed!(server, None, "web", "-p");
+        assert_eq!(
+            text,
+            "!! error from server (BadRequest): previous terminated container \"a\" in pod \"web\" not found\n"
+        );
+    }
+}

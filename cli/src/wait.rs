@@ -335,6 +335,34 @@ mod tests {
         assert!("ready".parse::<What>().is_err());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn objects_are_waited_for_and_lateness_is_said() {
+        use crate::testing::{Server, printed, refused};
+        let pod = |ready: &str| json!({"metadata": {"name": "web", "uid": "u"}, "status": {"conditions": [{"type": "Ready", "status": ready}]}});
+        let list = |items: &[Value]| json!({"metadata": {"resourceVersion": "3"}, "items": items});
+        const LIST: &str = "GET /api/v1/namespaces/default/pods?fieldSelector=metadata.name%3D";
+        let server = Server::new(vec![
+            ("GET /api/v1/namespaces/default/pods/web", 200, pod("False")),
+            (
+                "GET /api/v1/namespaces/default/pods/gone",
+                404,
+                refused(404, "NotFound", "pods \"gone\" not found"),
+            ),
+            (LIST, 200, list(&[pod("False")])),
+            (
+                "GET /api/v1/namespaces/default/pods?watch=true",
+                200,
+                json!([{"type": "BOOKMARK", "object": {}}, {"type": "MODIFIED", "object": pod("True")}]),
+            ),
+        ]);
+        let mut text = printed!(server, None, "--for=condition=Ready", "pod/web");
+        text += &printed!(server, None, "--for=condition=Ready=maybe", "pod/web", "--timeout=0");
+        text += &printed!(server, None, "--for=delete", "pod/gone");
+        text += &printed!(server, None, "--for=condition=Ready", "pod/gone");
+        text += &printed!(server, None, "--for=create", "pods");
+        insta::assert_snapshot!(text);
+    }
+
     #[test]
     fn durations_are_read() {
         assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
