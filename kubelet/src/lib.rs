@@ -14,6 +14,7 @@
 //! - Nothing here knows netfilter, and nothing here starts a process: containers are the runtime's.
 
 mod admit;
+mod api;
 mod cgroups;
 mod config;
 mod containers;

@@ -1,6 +1,7 @@
 //! A Pod as the kubelet holds it: all of its specification (it is carried out here), read once.
 
 use k8s_openapi::api::core::v1 as api;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use minik_client::{Meta, ObjectRef, Projection};
 use serde::Deserialize;
 use serde::de::Error;
@@ -153,6 +154,24 @@ impl PodObject {
             Kind::Ephemeral => "ephemeralContainers",
         };
         ObjectRef { field_path: format!("spec.{list}{{{name}}}"), ..self.reference() }
+    }
+
+    /// The Pod as an API object.
+    pub fn object(&self) -> api::Pod {
+        let labels = self.meta.labels.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+        api::Pod {
+            metadata: ObjectMeta {
+                name: Some(self.name().to_owned()),
+                namespace: Some(self.namespace().to_owned()),
+                uid: Some(self.uid().to_string()),
+                resource_version: Some(self.meta.resource_version.to_string()),
+                labels: Some(labels.collect()),
+                annotations: Some(self.annotations.clone()),
+                ..Default::default()
+            },
+            spec: Some(self.spec.clone()),
+            status: Some(self.status.clone()),
+        }
     }
 
     /// Its path in the API.

@@ -1,5 +1,6 @@
 //! The running kubelet: what is started, in which order, and what ends it.
 
+use crate::api::{Api, ApiError, Auth, State};
 use crate::cgroups::Cgroups;
 use crate::config::Config;
 use crate::containers::sandbox::Resolver;
@@ -36,6 +37,9 @@ pub enum KubeletError {
     /// The node has no address.
     #[error("the node has no address: give one by --node-ip")]
     NoAddress,
+    /// The node's API cannot be served.
+    #[error("cannot serve the node's API")]
+    Api(#[from] ApiError),
     /// A part of it ended before its time.
     #[error("the kubelet's {0} ended unexpectedly")]
     Ended(&'static str),
@@ -117,7 +121,11 @@ pub(crate) async fn run_with(
     version: v1::VersionResponse,
     shutdown: Shutdown,
 ) -> Result<(), KubeletError> {
-    let facts = facts(&config, &version, config.api.as_ref().map_or(0, |api| api.port))?;
+    let api = match &config.api {
+        Some(api) => Some(Api::bind(api).await?),
+        None => None,
+    };
+    let facts = facts(&config, &version, api.as_ref().map_or(0, Api::port))?;
     let reporter =
         Reporter { component: "kubelet".into(), instance: config.node_name.clone(), api: EventApi::Core };
     let (recorder, events) = EventRecorder::new(reporter, config.clock.clone(), config.chance.clone());
@@ -193,6 +201,11 @@ pub(crate) async fn run_with(
         // Cancel-safe: told again after a restart.
         tokio::select! { () = range => range_end.requested().await, () = range_end.requested() => {} }
     }));
+    if let Some(api) = api {
+        let auth = Auth::new(client.clone(), config.clock.clone());
+        let state = Arc::new(State { context: context.clone(), mailboxes: mailboxes.clone(), auth });
+        parts.spawn(named("node API", api.serve(state, shutdown.clone())));
+    }
     let dispatcher = Dispatcher {
         context: context.clone(),
         pods: pods_seen.clone(),

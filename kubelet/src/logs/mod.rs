@@ -1,6 +1,10 @@
 //! Container logs as CRI writes them: `TIME STREAM P|F TEXT` a line
 //! (<https://kubernetes.io/docs/concepts/cluster-administration/logging/>).
 
+mod read;
+
+pub use read::{Alive, Wanted, send};
+
 use std::io::SeekFrom;
 use std::path::Path;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};

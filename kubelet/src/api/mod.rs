@@ -1,0 +1,305 @@
+//! The node's own API, over TLS, for the apiserver and for whoever may see the node:
+//! logs, health, metrics, what containers use, commands in containers.
+//!
+//! ```text
+//!  TLS ──> who (client certificate, token by TokenReview) ──> may (SubjectAccessReview, kept a while) ──> route
+//! ```
+
+mod auth;
+mod logs;
+mod stats;
+mod stream;
+
+pub use auth::Auth;
+
+use crate::config::ApiConfig;
+use crate::dispatch::Mailboxes;
+use crate::worker::Context;
+use auth::Peer;
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use minik_component::Shutdown;
+use minik_component::tls::{self, KeyPairFiles, TlsError};
+use prometheus::{Encoder, TextEncoder};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+/// Connections at a time: the apiserver's, scrapers', and one a followed log or command.
+const CONNECTIONS: usize = 512;
+/// How long a handshake may take.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+
+/// An answer's body.
+pub type Body = BoxBody<Bytes, Infallible>;
+
+/// Why the node's API cannot be served. Final.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// A certificate or key cannot be used.
+    #[error("the node API's certificates cannot be used")]
+    Tls(#[from] TlsError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address} (--address, --port)")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// The node's API before it is served.
+pub struct Api {
+    listener: TcpListener,
+    tls: TlsAcceptor,
+}
+
+/// What requests are answered from.
+pub struct State {
+    /// What workers share.
+    pub context: Arc<Context>,
+    /// The workers.
+    pub mailboxes: Mailboxes,
+    /// Who may do what.
+    pub auth: Auth,
+}
+
+impl Api {
+    /// Listens.
+    ///
+    /// # Errors
+    /// When the address is taken or the certificates cannot be used.
+    pub async fn bind(config: &ApiConfig) -> Result<Api, ApiError> {
+        let pair = KeyPairFiles::load(&config.cert, &config.key)?;
+        let roots = match &config.client_ca {
+            Some(ca) => Some(tls::roots(tls::read_certs(ca)?)?),
+            None => None,
+        };
+        let server = tls::server(pair, roots)?;
+        let address = SocketAddr::new(config.address, config.port);
+        let listener =
+            TcpListener::bind(address).await.map_err(|source| ApiError::Listen { address, source })?;
+        Ok(Api { listener, tls: TlsAcceptor::from(Arc::new(server)) })
+    }
+
+    /// The port that is listened on.
+    pub fn port(&self) -> u16 {
+        self.listener.local_addr().map_or(0, |address| address.port())
+    }
+
+    /// Serves until `shutdown`.
+    pub async fn serve(self, state: Arc<State>, shutdown: Shutdown) {
+        let mut open = JoinSet::new();
+        loop {
+            // Cancel-safe: accept and join_next lose nothing when dropped.
+            tokio::select! {
+                () = shutdown.requested() => return,
+                Some(_) = open.join_next(), if !open.is_empty() => {}
+                accepted = self.listener.accept(), if open.len() < CONNECTIONS => match accepted {
+                    Ok((stream, _)) => {
+                        open.spawn(connection(stream, self.tls.clone(), state.clone()));
+                    }
+                    // Too many open files, for one: it passes.
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept a connection");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                },
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, tls: TlsAcceptor, state: Arc<State>) {
+    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_WITHIN, tls.accept(stream)).await else { return };
+    let peer = Arc::new(Peer::of(stream.get_ref().1.peer_certificates()));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (state, peer) = (state.clone(), peer.clone());
+        async move { Ok::<_, Infallible>(answer(&state, &peer, request).await) }
+    });
+    let mut http = Builder::new(TokioExecutor::new());
+    http.http1().timer(TokioTimer::new());
+    // A client that breaks off has nothing to be told.
+    let _ = http.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+}
+
+/// A plain answer.
+pub fn text(code: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Full::new(text.into()).boxed());
+    *response.status_mut() = code;
+    let plain = http::HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(http::header::CONTENT_TYPE, plain);
+    response
+}
+
+/// An answer in JSON.
+fn json(value: &impl serde::Serialize) -> Response<Body> {
+    match serde_json::to_vec(value) {
+        Ok(body) => {
+            let mut response = text(StatusCode::OK, body);
+            let kind = http::HeaderValue::from_static("application/json");
+            response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
+            response
+        }
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
+/// A body that is sent as it comes.
+fn streamed(from: tokio::sync::mpsc::Receiver<Bytes>) -> Body {
+    let frames = tokio_stream::wrappers::ReceiverStream::new(from).map(|bytes| Ok(Frame::data(bytes)));
+    BodyExt::boxed(StreamBody::new(frames))
+}
+
+async fn answer(state: &Arc<State>, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
+    let path = request.uri().path().to_owned();
+    if let Err(refusal) = state.auth.check(peer, &state.context.config.node_name, &request).await {
+        return refusal;
+    }
+    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    let is_get = request.method() == Method::GET;
+    match parts[..] {
+        ["healthz", ..] | ["livez"] | ["readyz"] if is_get => text(StatusCode::OK, "ok"),
+        ["metrics"] if is_get => metrics(state),
+        ["metrics", "resource"] if is_get => stats::resource_metrics(&state.context).await,
+        ["stats", "summary"] if is_get => match stats::summary(state).await {
+            Ok(summary) => json(&summary),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        },
+        ["pods"] | ["runningpods"] if is_get => json(&pods(state)),
+        ["configz"] if is_get => json(&configz(state)),
+        ["containerLogs", namespace, pod, container] if is_get => {
+            logs::answer(state, (namespace, pod, container), request.uri().query().unwrap_or_default()).await
+        }
+        ["exec", namespace, pod, container] | ["exec", namespace, pod, _, container] => {
+            stream::exec(state, (namespace, pod, container), request).await
+        }
+        ["attach", namespace, pod, container] | ["attach", namespace, pod, _, container] => {
+            stream::attach(state, (namespace, pod, container), request).await
+        }
+        ["portForward", namespace, pod] | ["portForward", namespace, pod, _] => {
+            stream::port_forward(state, (namespace, pod), request).await
+        }
+        ["healthz" | "metrics" | "stats" | "pods" | "configz" | "containerLogs", ..] if !is_get => {
+            text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n")
+        }
+        _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+    }
+}
+
+fn metrics(state: &State) -> Response<Body> {
+    let mut body = Vec::new();
+    // Writing to memory cannot fail; a malformed family is left out.
+    let _ = TextEncoder::new().encode(&state.context.config.metrics.gather(), &mut body);
+    text(StatusCode::OK, body)
+}
+
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PodList {
+    kind: &'static str,
+    api_version: &'static str,
+    metadata: serde_json::Map<String, serde_json::Value>,
+    items: Vec<k8s_openapi::api::core::v1::Pod>,
+}
+
+/// The Pods of this node, as they are wanted.
+fn pods(state: &State) -> PodList {
+    let items = state.mailboxes.all().iter().map(|mailbox| mailbox.wanted().pod.object()).collect();
+    PodList { kind: "PodList", api_version: "v1", metadata: Default::default(), items }
+}
+
+#[derive(serde::Serialize)]
+struct Configz {
+    kubeletconfig: KubeletConfig,
+}
+
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct KubeletConfig {
+    max_pods: u32,
+    pod_pids_limit: i64,
+    cluster_domain: String,
+    #[serde(rename = "clusterDNS")]
+    cluster_dns: Vec<String>,
+    cgroup_root: String,
+    pod_logs_dir: String,
+    container_runtime_endpoint: String,
+    resolv_conf: String,
+    allowed_unsafe_sysctls: Vec<String>,
+}
+
+fn configz(state: &State) -> Configz {
+    let config = &state.context.config;
+    Configz {
+        kubeletconfig: KubeletConfig {
+            max_pods: config.max_pods,
+            pod_pids_limit: config.pod_max_pids,
+            cluster_domain: config.cluster_domain.clone(),
+            cluster_dns: config.cluster_dns.iter().map(ToString::to_string).collect(),
+            cgroup_root: config.cgroup_root.clone().unwrap_or_default(),
+            pod_logs_dir: config.pod_log_dir.display().to_string(),
+            container_runtime_endpoint: config.runtime_endpoint.clone(),
+            resolv_conf: config.resolv_conf.display().to_string(),
+            allowed_unsafe_sysctls: config.unsafe_sysctls.clone(),
+        },
+    }
+}
+
+/// The value of a query parameter.
+fn parameter(query: &str, name: &str) -> Option<String> {
+    parameters(query, name).next()
+}
+
+/// All values of a query parameter.
+fn parameters<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = String> + 'a {
+    query.split('&').filter_map(move |pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (unescaped(key) == name).then(|| unescaped(value))
+    })
+}
+
+fn unescaped(text: &str) -> String {
+    let (mut out, mut bytes) = (Vec::new(), text.bytes());
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'+' => out.push(b' '),
+            b'%' => {
+                let digits: Vec<u8> = bytes.by_ref().take(2).collect();
+                let digits = std::str::from_utf8(&digits).unwrap_or_default();
+                out.extend(u8::from_str_radix(digits, 16));
+            }
+            byte => out.push(byte),
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+fn is_true(query: &str, name: &str) -> bool {
+    parameter(query, name)
+        .is_some_and(|value| matches!(value.as_str(), "true" | "1" | "t" | "T" | "TRUE" | "True"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_read() {
+        let query = "command=ls&command=-l%20a+b&tty=1&stdin";
+        assert_eq!(parameters(query, "command").collect::<Vec<_>>(), ["ls", "-l a b"]);
+        assert!(is_true(query, "tty") && !is_true(query, "stdin") && !is_true(query, "other"));
+    }
+}
