@@ -308,8 +308,9 @@ fn write_private(path: &Path, text: &[u8]) -> std::io::Result<()> {
     let draft = path.with_extension(format!("minik-{}", std::process::id()));
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
     let written = file.write_all(text).and_then(|()| {
-        // Only root may give files away; for others the owner is right already.
-        if owner.uid() != std::fs::metadata(&draft)?.uid() {
+        // Only root may give files away.
+        let own = std::fs::metadata(&draft)?.uid();
+        if own == 0 && owner.uid() != own {
             for made in created.iter().copied().chain([draft.as_path()]) {
                 chown(made, Some(owner.uid()), Some(owner.gid()))?;
             }
