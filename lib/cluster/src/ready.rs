@@ -140,7 +140,10 @@ impl Cluster {
             report.units.iter().find(|(_, state)| state.starts >= STARTS && state.pid.is_none())?;
         let log = self.layout().log(name);
         let text = std::fs::read_to_string(&log).unwrap_or_default();
-        let last = text.lines().rfind(|line| !line.trim().is_empty()).map(str::to_owned);
+        // The sentence of its end, if it had one; else whatever it said last.
+        let sentence = |line: &&str| line.starts_with("minik ") || line.starts_with("error: ");
+        let said = |line: &&str| !line.trim().is_empty();
+        let last = text.lines().rfind(sentence).or_else(|| text.lines().rfind(said)).map(str::to_owned);
         let last = last.or_else(|| state.last_end.clone()).unwrap_or_default();
         Some(Error::Crash { unit: name.clone(), last, log })
     }
