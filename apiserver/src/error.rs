@@ -79,6 +79,14 @@ pub enum ApiError {
     /// The revision is too old: list again.
     #[error("{0}")]
     Expired(String),
+    /// A list cannot go on at its revision: list again, or go on with the token at another revision.
+    #[error(
+        "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list."
+    )]
+    ContinueExpired {
+        /// Goes on with what is there now.
+        token: String,
+    },
     /// The method is not allowed on this path. Final.
     #[error("the server does not allow this method on the requested resource")]
     MethodNotAllowed,
@@ -113,6 +121,12 @@ pub enum ApiError {
     /// Something that is not built yet. Final.
     #[error("{0} is not built yet in minik")]
     NotImplemented(String),
+    /// What stock answers with code 500 and no reason. Final.
+    #[error("{0}")]
+    Failed(String),
+    /// A patch that does not fit the object: code 422 without causes. Final.
+    #[error("{0}")]
+    Inapplicable(String),
     /// A defect or a broken store. Retryable with doubt.
     #[error("Internal error occurred: {0}")]
     Internal(String),
@@ -134,7 +148,7 @@ impl ApiError {
             ApiError::AlreadyExists(_) => (StatusCode::CONFLICT, "AlreadyExists"),
             ApiError::Conflict { .. } | ApiError::ApplyConflict { .. } => (StatusCode::CONFLICT, "Conflict"),
             ApiError::Invalid { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "Invalid"),
-            ApiError::Expired(_) => (StatusCode::GONE, "Expired"),
+            ApiError::Expired(_) | ApiError::ContinueExpired { .. } => (StatusCode::GONE, "Expired"),
             ApiError::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
             ApiError::NotAcceptable(_) => (StatusCode::NOT_ACCEPTABLE, "NotAcceptable"),
             ApiError::UnsupportedMediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType"),
@@ -143,6 +157,8 @@ impl ApiError {
             ApiError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "Timeout"),
             ApiError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable"),
             ApiError::NotImplemented(_) => (StatusCode::NOT_IMPLEMENTED, "NotImplemented"),
+            ApiError::Failed(_) => (StatusCode::INTERNAL_SERVER_ERROR, ""),
+            ApiError::Inapplicable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "Invalid"),
             ApiError::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
         }
     }
@@ -154,8 +170,14 @@ impl ApiError {
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": self.to_string(), "reason": reason, "code": code.as_u16(),
         });
+        if reason.is_empty() {
+            status.as_object_mut().map(|fields| fields.remove("reason"));
+        }
         if let Some(details) = self.details() {
             status["details"] = details;
+        }
+        if let ApiError::ContinueExpired { token } = self {
+            status["metadata"] = json!({"continue": token});
         }
         status
     }

@@ -74,12 +74,12 @@ pub struct Peer(pub Option<Arc<CertificateDer<'static>>>);
 
 /// Finds out who asks.
 pub struct Authenticator {
-    tokens: Arc<Tokens>,
+    tokens: Option<Arc<Tokens>>,
 }
 
 impl Authenticator {
-    /// One that believes these tokens, and certificates that TLS verified.
-    pub fn new(tokens: Arc<Tokens>) -> Authenticator {
+    /// One that believes these tokens, if any, and certificates that TLS verified.
+    pub fn new(tokens: Option<Arc<Tokens>>) -> Authenticator {
         Authenticator { tokens }
     }
 
@@ -98,7 +98,8 @@ impl Authenticator {
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, token)| token.trim());
         let token = token.filter(|token| !token.is_empty()).ok_or(ApiError::Unauthorized)?;
-        let user = self.tokens.user(token, &[], now).map(|(user, _)| user);
+        let tokens = self.tokens.as_ref().ok_or(ApiError::Unauthorized)?;
+        let user = tokens.user(token, &[], now).map(|(user, _)| user);
         user.map_err(|error| {
             tracing::debug!(%error, "refused a token");
             ApiError::Unauthorized

@@ -296,6 +296,24 @@ impl Cache {
         Ok(Watcher { past, next, snapshot })
     }
 
+    /// Everything at an earlier revision, as far back as the window goes; of a later one what is there now.
+    pub fn at(&self, revision: Revision) -> Option<Snapshot> {
+        let window = self.window();
+        if revision < window.oldest {
+            return None;
+        }
+        let mut items = self.state.load().items.clone();
+        for event in window.events.iter().rev().take_while(|event| event.revision > revision) {
+            let key = &event.item.key;
+            match (event.kind, &event.before) {
+                (EventKind::Added, _) | (EventKind::Modified, None) => drop(items.remove(key)),
+                (EventKind::Modified, Some(before)) => drop(items.insert(key.clone(), before.clone())),
+                (EventKind::Deleted, _) => drop(items.insert(key.clone(), event.item.clone())),
+            }
+        }
+        Some(Snapshot { items, revision })
+    }
+
     /// Tells every watcher how far the cache is, for bookmarks.
     pub fn tell_progress(&self) {
         let mut window = self.window();

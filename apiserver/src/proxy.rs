@@ -1,0 +1,4 @@
+//! Reaching kubelets: logs, exec, attach, port forwarding, proxies.
+
+/// How kubelets are reached.
+pub struct Kubelets {}

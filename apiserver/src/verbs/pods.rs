@@ -1,0 +1,198 @@
+//! What is sent to a Pod's own subresources: its binding to a node, its eviction.
+
+use super::change::Made;
+use super::{DeleteOptions, Input, Preconditions, Step, Target, WriteOptions};
+use crate::admission::Operation;
+use crate::api::Api;
+use crate::error::{ApiError, Result};
+use crate::object::Object;
+use crate::wire;
+use crate::world::store_error;
+use minik_apimachinery::time;
+use minik_storage::{Expect, StorageError};
+use serde_json::{Value, json};
+
+/// Tries before something is wrong.
+const TRIES: usize = 200;
+
+impl Api {
+    /// Binds a Pod to a node, as a `Binding` says; gives warnings.
+    ///
+    /// # Errors
+    /// 409 when it has a node already or goes, 422 when the binding is wrong.
+    pub async fn bind(
+        &self,
+        target: Target<'_>,
+        binding: &Value,
+        options: &WriteOptions,
+    ) -> Result<Vec<String>> {
+        self.world().caught_up().await?;
+        let step = Step::new(target, options);
+        let mut binding = binding.clone();
+        let attributes = step.attributes(self, Operation::Create, target.name, None);
+        self.admission().admit(&attributes, &mut binding)?;
+        check_binding(&target, &binding)?;
+        self.admission().validate(&attributes, &binding)?;
+        for _ in 0..TRIES {
+            let record = self.stored(&target).await?;
+            let old = wire::tree(&record.value, Some(record.revision))?;
+            let mut pod = old.clone();
+            assign(&target, &mut pod, &binding, &time::seconds(options.now))?;
+            let mut live = old.clone();
+            target.served.to_served(&mut live);
+            self.own_changed(&step, &live, &mut pod);
+            if options.dry_run {
+                return Ok(step.warnings.take());
+            }
+            let key = self.key(&target)?;
+            let value = wire::encode(&pod);
+            match self.world().storage().put(&key, value, Expect::At(record.revision), None).await {
+                Ok(revision) => {
+                    self.world().wrote(revision);
+                    return Ok(step.warnings.take());
+                }
+                Err(StorageError::Conflict(_)) => {}
+                Err(error) => return Err(store_error(&error)),
+            }
+        }
+        Err(target.conflict(super::change::MODIFIED))
+    }
+
+    /// Evicts a Pod: marks it as disrupted, then deletes it.
+    ///
+    /// # Errors
+    /// What forbids its deletion.
+    pub async fn evict(
+        &self,
+        target: Target<'_>,
+        eviction: &Value,
+        options: &WriteOptions,
+    ) -> Result<Vec<String>> {
+        let how = self.eviction_options(eviction)?;
+        let mut options = options.clone();
+        if eviction.pointer("/deleteOptions/dryRun/0").is_some() {
+            options.dry_run = true;
+        }
+        let step = Step::new(target, &options);
+        let mut admitted = eviction.clone();
+        let attributes = step.attributes(self, Operation::Create, target.name, None);
+        self.admission().admit(&attributes, &mut admitted)?;
+        self.admission().validate(&attributes, &admitted)?;
+        let record = self.stored(&target).await?;
+        let pod = wire::tree(&record.value, Some(record.revision))?;
+        let phase = pod.pointer("/status/phase").and_then(Value::as_str).unwrap_or_default();
+        let ended = matches!(phase, "Succeeded" | "Failed" | "Pending") || pod.is_terminating();
+        let plain = Target { subresource: "", ..target };
+        if !ended && !options.dry_run {
+            self.mark_disrupted(Target { subresource: "status", ..target }, &options).await?;
+        }
+        self.delete(plain, &how, &options).await.map(|deleted| deleted.warnings)
+    }
+
+    fn eviction_options(&self, eviction: &Value) -> Result<DeleteOptions> {
+        let options = &eviction["deleteOptions"];
+        let text = |pointer: &str| options.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+        Ok(DeleteOptions {
+            grace: options["gracePeriodSeconds"].as_i64(),
+            preconditions: Preconditions {
+                uid: text("/preconditions/uid"),
+                resource_version: text("/preconditions/resourceVersion"),
+            },
+            propagation: super::Propagation::parse(&text("/propagationPolicy").unwrap_or_default())?,
+            orphan_dependents: options["orphanDependents"].as_bool(),
+        })
+    }
+
+    async fn mark_disrupted(&self, target: Target<'_>, options: &WriteOptions) -> Result<()> {
+        let now = time::seconds(options.now);
+        let mut make = |live: Option<&Value>| {
+            let mut object = live.cloned().unwrap_or_default();
+            let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+                "message": "Eviction API: evicting", "lastTransitionTime": now});
+            set_condition(&mut object, condition);
+            object.set_meta("resourceVersion", "");
+            Ok(Made::Changed(Input { object, findings: Vec::new() }))
+        };
+        self.change(target, options, false, &mut make).await.map(drop)
+    }
+}
+
+fn check_binding(target: &Target<'_>, binding: &Value) -> Result<()> {
+    let typed = serde_json::from_value(binding.clone())
+        .map_err(|error| ApiError::BadRequest(format!("the binding cannot be read: {error}")))?;
+    let errors = minik_registry::check_binding(&typed);
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let on = crate::error::Named { group: String::new(), kind: "Binding".into(), name: target.name.into() };
+    Err(ApiError::Invalid { on, errors })
+}
+
+/// Puts the binding's node, labels and annotations onto the Pod.
+fn assign(target: &Target<'_>, pod: &mut Value, binding: &Value, now: &str) -> Result<()> {
+    let conflict = |why: String| {
+        let on = crate::error::Named {
+            group: String::new(),
+            kind: "pods/binding".into(),
+            name: target.name.into(),
+        };
+        Err(ApiError::Conflict { on, why })
+    };
+    let (uid, version) = (binding.meta("uid"), binding.meta("resourceVersion"));
+    if !uid.is_empty() && uid != pod.meta("uid") {
+        return conflict(format!(
+            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+            pod.meta("uid")
+        ));
+    }
+    if !version.is_empty() && version != pod.meta("resourceVersion") {
+        let has = pod.meta("resourceVersion");
+        return conflict(format!(
+            "Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {has}"
+        ));
+    }
+    if pod.is_terminating() {
+        return conflict(format!("pod {} is being deleted, cannot be assigned to a host", target.name));
+    }
+    let text = |pointer: &str| pod.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let node = text("/spec/nodeName");
+    if !node.is_empty() {
+        return conflict(format!("pod {} is already assigned to node {node:?}", target.name));
+    }
+    if pod.pointer("/spec/schedulingGates").and_then(Value::as_array).is_some_and(|gates| !gates.is_empty()) {
+        return conflict(format!("pod {} has non-empty .spec.schedulingGates", target.name));
+    }
+    pod["spec"]["nodeName"] = binding["target"]["name"].clone();
+    for map in ["annotations", "labels"] {
+        let Some(more) = binding["metadata"][map].as_object() else { continue };
+        let metadata = pod.metadata_mut();
+        let own = metadata.entry(map).or_insert_with(|| json!({}));
+        if let Some(own) = own.as_object_mut() {
+            own.extend(more.iter().map(|(key, value)| (key.clone(), value.clone())));
+        }
+    }
+    let condition =
+        json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now});
+    set_condition(pod, condition);
+    Ok(())
+}
+
+/// Adds or replaces the condition of a type; its transition time stays when its status does.
+fn set_condition(pod: &mut Value, mut condition: Value) {
+    if let Some(generation) = pod.pointer("/metadata/generation").cloned() {
+        condition["observedGeneration"] = generation;
+    }
+    let status = pod.as_object_mut().map(|pod| pod.entry("status").or_insert_with(|| json!({})));
+    let Some(status) = status.and_then(Value::as_object_mut) else { return };
+    let conditions = status.entry("conditions").or_insert_with(|| json!([]));
+    let Some(conditions) = conditions.as_array_mut() else { return };
+    match conditions.iter_mut().find(|one| one["type"] == condition["type"]) {
+        Some(one) => {
+            if one["status"] == condition["status"] {
+                condition["lastTransitionTime"] = one["lastTransitionTime"].clone();
+            }
+            *one = condition;
+        }
+        None => conditions.push(condition),
+    }
+}
