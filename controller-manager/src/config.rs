@@ -1,7 +1,7 @@
 //! Flags by upstream's names, and what they mean.
 
 use clap::{ArgAction, Args};
-use minik_client::{ClientError, ElectorConfig, Identity, Kubeconfig, ServerAccess, connect};
+use minik_client::{ClientError, ElectorConfig, Identity, Kubeconfig, ServerAccess, connect_as};
 use minik_component::{Chance, Clock, SystemChance, SystemClock, TelemetryFlags};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,6 +10,9 @@ use std::time::Duration;
 
 /// The name of this component, as its Lease bears it.
 pub const NAME: &str = "kube-controller-manager";
+
+/// What the server names as the manager of what the controllers write.
+const AGENT: &str = concat!("kube-controller-manager/", env!("CARGO_PKG_VERSION"));
 
 /// Flags of `minik controller-manager`.
 #[derive(Debug, Clone, Args)]
@@ -170,7 +173,7 @@ impl Flags {
         let kubeconfig = Kubeconfig::load(&self.kubeconfig).map_err(|error| failed(error.into()))?;
         let (access, namespace) = kubeconfig.access(None).map_err(|error| failed(error.into()))?;
         let access = ServerAccess { identity: Identity::None, ..access };
-        connect(&access, &namespace).map(Some).map_err(failed)
+        connect_as(&access, &namespace, AGENT).map(Some).map_err(failed)
     }
 }
 

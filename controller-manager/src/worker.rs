@@ -22,6 +22,11 @@ pub trait Controller: Send + Sync + 'static {
     /// How many keys it works on at once: each holds one call to the server at a time.
     const WORKERS: usize;
 
+    /// All keys, to be looked at again every so often, whatever was missed; none when nothing can be missed.
+    fn all(&self) -> Vec<Self::Key> {
+        Vec::new()
+    }
+
     /// Looks at a key, whatever has happened to it, and does what is to be done.
     fn reconcile(&self, key: &Self::Key) -> impl Future<Output = Result<Done, ClientError>> + Send;
 }
@@ -30,6 +35,9 @@ pub trait Controller: Send + Sync + 'static {
 pub fn queue<K: Ord + Clone>(chance: &Arc<dyn Chance>) -> WorkQueue<K> {
     WorkQueue::new(FIRST_WAIT, LONGEST_WAIT, chance.clone())
 }
+
+/// All keys are looked at again this often, in addition to what the watches tell.
+const RESYNC: Duration = Duration::from_secs(600);
 
 /// Works until `shutdown`; what is under way then is cut off, and done again by whoever comes next.
 pub async fn work<C: Controller>(
@@ -55,9 +63,18 @@ pub async fn work<C: Controller>(
             }
         });
     }
-    // Cancel-safe: the first waits only, the second is a worker's panic.
+    let resync = async {
+        loop {
+            tokio::time::sleep(RESYNC).await;
+            for key in controller.all() {
+                queue.add(key);
+            }
+        }
+    };
+    // Cancel-safe: the first two wait only, the third is a worker's panic.
     tokio::select! {
         () = shutdown.requested() => {}
+        () = resync => {}
         Some(ended) = workers.join_next() => if let Err(error) = ended && error.is_panic() {
             std::panic::resume_unwind(error.into_panic());
         },

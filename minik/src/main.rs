@@ -32,6 +32,13 @@ enum Service {
     ControllerManager(minik_controller_manager::Flags),
 }
 
+/// The name and version of a program, as the server names the manager of what it writes.
+macro_rules! agent {
+    ($name:literal) => {
+        concat!($name, "/", env!("CARGO_PKG_VERSION"))
+    };
+}
+
 type Ended = Result<(), Box<dyn Error + Send + Sync>>;
 
 fn main() -> ExitCode {
@@ -68,20 +75,20 @@ impl Service {
                 Ok(minik_cluster::supervise(flags, shutdown).await?)
             }),
             Service::Kubelet(flags) => threads(1, &flags.telemetry.clone(), async move |shutdown| {
-                let client = client(&flags.kubeconfig)?;
+                let client = client(&flags.kubeconfig, agent!("kubelet"))?;
                 Ok(minik_kubelet::run(flags.config(&host()), client, shutdown).await?)
             }),
             Service::Runtime(flags) => threads(1, &flags.telemetry.clone(), async move |shutdown| {
                 Ok(minik_runtime::run(flags.config()?, shutdown).await?)
             }),
             Service::Scheduler(flags) => threads(1, &flags.telemetry.clone(), async move |shutdown| {
-                let client = client(&flags.kubeconfig)?;
+                let client = client(&flags.kubeconfig, agent!("kube-scheduler"))?;
                 let config = flags.config(&host(), &SystemChance);
                 Ok(minik_scheduler::run(config, client, shutdown).await?)
             }),
             Service::ControllerManager(flags) => {
                 threads(1, &flags.telemetry.clone(), async move |shutdown| {
-                    let client = client(&flags.kubeconfig)?;
+                    let client = client(&flags.kubeconfig, agent!("kube-controller-manager"))?;
                     let config = flags.config(&host(), &SystemChance)?;
                     Ok(minik_controller_manager::run(config, client, shutdown).await?)
                 })
@@ -109,10 +116,10 @@ where
     })
 }
 
-/// A client of the cluster that a kubeconfig's current context names.
-fn client(kubeconfig: &Path) -> Result<kube::Client, Box<dyn Error + Send + Sync>> {
+/// A client of the cluster that a kubeconfig's current context names, for a program of this name and version.
+fn client(kubeconfig: &Path, agent: &'static str) -> Result<kube::Client, Box<dyn Error + Send + Sync>> {
     let (access, namespace) = Kubeconfig::load(kubeconfig)?.access(None)?;
-    Ok(minik_client::connect(&access, &namespace)?)
+    Ok(minik_client::connect_as(&access, &namespace, agent)?)
 }
 
 /// Threads share the allocator's one arena: each arena keeps memory of its own that it never gives back.

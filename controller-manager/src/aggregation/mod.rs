@@ -58,6 +58,10 @@ impl Controller for Aggregation {
     const NAME: &'static str = "clusterrole_aggregation_controller";
     const WORKERS: usize = 1;
 
+    fn all(&self) -> Vec<ObjectKey> {
+        self.caches.cluster_roles.list().iter().map(|one| one.metadata.key()).collect()
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Done, ClientError> {
         let Some(role) = self.caches.cluster_roles.get(key) else { return Ok(Done::Ok) };
         let Some(rules) = plan(&role, &self.caches.cluster_roles.list()) else { return Ok(Done::Ok) };

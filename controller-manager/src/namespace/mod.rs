@@ -71,6 +71,10 @@ impl Controller for Namespaces {
     const NAME: &'static str = "namespace";
     const WORKERS: usize = 10;
 
+    fn all(&self) -> Vec<String> {
+        self.caches.namespaces.list().iter().map(|one| one.metadata.name.to_string()).collect()
+    }
+
     async fn reconcile(&self, name: &String) -> Result<Done, ClientError> {
         let Some(namespace) = self.caches.namespaces.get(&ObjectKey::cluster(name)) else {
             return Ok(Done::Ok);

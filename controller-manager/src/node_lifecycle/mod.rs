@@ -86,6 +86,10 @@ impl Controller for Nodes {
     const NAME: &'static str = "node_lifecycle_controller";
     const WORKERS: usize = 8;
 
+    fn all(&self) -> Vec<String> {
+        self.shared.caches.nodes.list().iter().map(|one| one.metadata.name.to_string()).collect()
+    }
+
     async fn reconcile(&self, name: &String) -> Result<Done, ClientError> {
         let shared = &self.shared;
         let Some(node) = shared.caches.node(name) else { return Ok(Done::Ok) };

@@ -70,6 +70,10 @@ impl Controller for RootCa {
     const NAME: &'static str = "root_ca_cert_publisher";
     const WORKERS: usize = 2;
 
+    fn all(&self) -> Vec<String> {
+        self.caches.namespaces.list().iter().map(|one| one.metadata.name.to_string()).collect()
+    }
+
     async fn reconcile(&self, namespace: &String) -> Result<Done, ClientError> {
         let found = self.caches.namespaces.get(&ObjectKey::cluster(namespace));
         let map = self.caches.config_maps.get(&ObjectKey::new(namespace, NAME));

@@ -57,6 +57,10 @@ impl Controller for ServiceAccounts {
     const NAME: &'static str = "serviceaccount";
     const WORKERS: usize = 2;
 
+    fn all(&self) -> Vec<String> {
+        self.caches.namespaces.list().iter().map(|one| one.metadata.name.to_string()).collect()
+    }
+
     async fn reconcile(&self, namespace: &String) -> Result<Done, ClientError> {
         let found = self.caches.namespaces.get(&ObjectKey::cluster(namespace));
         let has_account = self.caches.service_accounts.get(&ObjectKey::new(namespace, ACCOUNT)).is_some();

@@ -98,6 +98,10 @@ impl Controller for TaintEviction {
     const NAME: &'static str = "taint-eviction-controller";
     const WORKERS: usize = 8;
 
+    fn all(&self) -> Vec<ObjectKey> {
+        self.caches.pods.list().iter().map(|one| one.metadata.key()).collect()
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Done, ClientError> {
         let Some(pod) = self.caches.pods.get(key) else { return Ok(Done::Ok) };
         let uid = &pod.metadata.uid;

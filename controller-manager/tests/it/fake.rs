@@ -50,6 +50,8 @@ struct Kept {
     revision: u64,
     /// Method and path of each write.
     writes: Vec<String>,
+    /// Tokens that were issued: the account's name by token.
+    tokens: BTreeMap<String, String>,
 }
 
 /// Collection without namespace, namespace, name.
@@ -207,6 +209,7 @@ impl Server {
             watchers: Vec::new(),
             revision: 0,
             writes: Vec::new(),
+            tokens: BTreeMap::new(),
         };
         Server(Arc::new(Shared { served, kept: Mutex::new(kept), changed: Notify::new() }))
     }
@@ -273,6 +276,41 @@ impl Server {
         )
     }
 
+    /// A client without an identity: it is answered only what bears a token, and as that account.
+    pub fn anonymous(&self) -> kube::Client {
+        let server = self.clone();
+        minik_client::over(
+            tower::service_fn(move |request: Request<kube::client::Body>| {
+                let server = server.clone();
+                async move {
+                    let header = request.headers().get("authorization").and_then(|value| value.to_str().ok());
+                    let token = header.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+                    let account = server.kept().tokens.get(token).cloned();
+                    let Some(account) = account else {
+                        return Ok::<_, Infallible>(response(401, json!({"code": 401})));
+                    };
+                    let call = format!("{} {}", request.method(), request.uri().path());
+                    let answer = server.clone().answer(request).await;
+                    if let Some(last) = server.kept().writes.iter_mut().rev().find(|write| **write == call) {
+                        *last = format!("{account}: {call}");
+                    }
+                    Ok(answer)
+                }
+            }),
+            "default",
+        )
+    }
+
+    /// Takes all tokens back.
+    pub fn revoke(&self) {
+        self.kept().tokens.clear();
+    }
+
+    /// Method and path of each write so far, after the account that made it.
+    pub fn writes(&self) -> Vec<String> {
+        self.kept().writes.clone()
+    }
+
     fn discovery(&self, core: bool) -> Value {
         let mut groups = BTreeMap::<&str, Vec<Value>>::new();
         for (group, version, plural, kind, namespaced) in &self.0.served {
@@ -325,6 +363,14 @@ impl Server {
         let Target { collection, namespace, name, sub } = target;
         let key = (collection.clone(), namespace.clone(), name.clone());
         match (method, &*sub) {
+            ("POST", "token") => {
+                if !kept.objects.contains_key(&key) {
+                    return Err((404, "NotFound", Value::Null));
+                }
+                let token = format!("token-{}-{}", name, kept.tokens.len());
+                kept.tokens.insert(token.clone(), name);
+                Ok(json!({"status": {"token": token}}))
+            }
             ("POST", "") => {
                 let name = body["metadata"]["name"].as_str().unwrap_or_default().to_owned();
                 kept.create((collection, namespace, name), body.clone())
@@ -386,10 +432,14 @@ impl Server {
                 json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": code, "message": reason, "reason": reason, "details": details}),
             ),
         };
-        let one =
-            futures::stream::once(async move { Ok(http_body::Frame::data(Bytes::from(answer.to_string()))) });
-        let mut response = Response::new(StreamBody::new(one.boxed()));
-        *response.status_mut() = http::StatusCode::from_u16(code).unwrap();
-        response
+        response(code, answer)
     }
+}
+
+fn response(code: u16, answer: Value) -> Response<StreamBody<BoxStream<'static, Frame>>> {
+    let one =
+        futures::stream::once(async move { Ok(http_body::Frame::data(Bytes::from(answer.to_string()))) });
+    let mut response = Response::new(StreamBody::new(one.boxed()));
+    *response.status_mut() = http::StatusCode::from_u16(code).unwrap();
+    response
 }

@@ -36,11 +36,16 @@ pub(crate) struct Running {
 
 impl Running {
     fn start(more: &[Served]) -> Running {
-        let server = Server::new(more);
+        Running::start_as(Server::new(more), false)
+    }
+
+    /// With one ServiceAccount a controller, or with one identity for all.
+    fn start_as(server: Server, accounts: bool) -> Running {
         let shutdown = Shutdown::new();
         let chance: Arc<dyn Chance> = Arc::new(SeededChance::new(1));
         let clock = Arc::new(TestClock(tokio::time::Instant::now()));
-        let config = Config { chance, clock, root_ca: Some("CA".into()), ..Config::default() };
+        let anonymous = accounts.then(|| server.anonymous());
+        let config = Config { chance, clock, anonymous, root_ca: Some("CA".into()), ..Config::default() };
         let task = tokio::spawn(run(config, server.client(), shutdown.clone()));
         Running { server, shutdown, task }
     }

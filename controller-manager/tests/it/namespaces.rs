@@ -52,3 +52,21 @@ async fn a_namespace_goes_with_all_it_holds_pods_first() {
     assert!(server.get("/api/v1/namespaces/b/secrets/s").is_some(), "others are left alone");
     running.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn each_controller_acts_as_its_own_account() {
+    let running = Running::start_as(crate::Server::new(&[]), true);
+    let server = &running.server;
+    server.put(NAMESPACES, namespace("a"));
+    let made = |by: &'static str, what: &'static str| {
+        move |server: &crate::Server| {
+            server.writes().contains(&format!("{by}: POST /api/v1/namespaces/{what}"))
+        }
+    };
+    server.until("the account is made", made("service-account-controller", "a/serviceaccounts")).await;
+    server.until("the CA is published", made("root-ca-cert-publisher", "a/configmaps")).await;
+    server.revoke();
+    server.put(NAMESPACES, namespace("b"));
+    server.until("a new token is asked for", made("service-account-controller", "b/serviceaccounts")).await;
+    running.stop().await;
+}

@@ -103,6 +103,18 @@ pub enum ClientError {
 /// # Errors
 /// When the address or a certificate cannot be used.
 pub fn connect(access: &ServerAccess, namespace: &str) -> Result<kube::Client, ClientError> {
+    connect_as(access, namespace, concat!("minik/", env!("CARGO_PKG_VERSION")))
+}
+
+/// As [`connect`], with the program's name and version: the server names it as the manager of what it writes.
+///
+/// # Errors
+/// As [`connect`].
+pub fn connect_as(
+    access: &ServerAccess,
+    namespace: &str,
+    agent: &'static str,
+) -> Result<kube::Client, ClientError> {
     let bad = || ClientError::Server { server: access.server.clone() };
     let base: Uri = access.server.parse().map_err(|_| bad())?;
     if base.scheme_str() != Some("https") || base.host().is_none() {
@@ -128,7 +140,7 @@ pub fn connect(access: &ServerAccess, namespace: &str) -> Result<kube::Client, C
         .http2_initial_connection_window_size(16 << 20)
         .http2_initial_stream_window_size(1 << 20)
         .build(connector);
-    Ok(kube::Client::new(Transport { pool, base, identity: access.identity.clone() }, namespace))
+    Ok(kube::Client::new(Transport { pool, base, identity: access.identity.clone(), agent }, namespace))
 }
 
 /// A client over any service, such as an apiserver in the same process.
@@ -149,6 +161,7 @@ struct Transport {
     pool: Pool<Connector, kube::client::Body>,
     base: Uri,
     identity: Identity,
+    agent: &'static str,
 }
 
 impl Transport {
@@ -162,6 +175,8 @@ impl Transport {
             parts.path_and_query = Some(format!("{prefix}{rest}").parse()?);
         }
         *request.uri_mut() = Uri::from_parts(parts)?;
+        let agent = HeaderValue::from_static(self.agent);
+        request.headers_mut().entry(http::header::USER_AGENT).or_insert(agent);
         let token = match &self.identity {
             Identity::Token(token) => Some(token.clone()),
             Identity::TokenFile(path) => Some(std::fs::read_to_string(path)?),
