@@ -227,6 +227,48 @@ impl Fixture {
     }
 }
 
+impl Drop for Fixture {
+    /// A test that failed leaves nothing running either.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let top = self.parent.split('/').nth(1).unwrap_or_default().to_owned();
+        for folder in cgroup_folders(&top) {
+            let (began, mut left) = (Instant::now(), true);
+            while left && began.elapsed() < Duration::from_secs(5) {
+                left = kill_members(&folder);
+            }
+            remove_all(&folder);
+        }
+    }
+}
+
+/// Kills what is in a cgroup and below. Gives whether there was anything.
+fn kill_members(folder: &Path) -> bool {
+    let mut any = false;
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            any |= kill_members(&entry.path());
+        }
+    }
+    let processes = std::fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    for pid in processes.lines().filter_map(|line| rustix::process::Pid::from_raw(line.parse().ok()?)) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        any = true;
+    }
+    any
+}
+
+fn remove_all(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_all(&entry.path());
+        }
+    }
+    let _ = std::fs::remove_dir(folder);
+}
+
 async fn start(config: &Config) -> (Runtimes, Shutdown, tokio::task::JoinHandle<()>) {
     let shutdown = Shutdown::new();
     let (own, ended) = (config.clone(), shutdown.clone());
