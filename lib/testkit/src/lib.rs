@@ -1,3 +1,4 @@
-//! Fixtures for tests: fake clock, image builder, bounded waits. Knows no service.
+//! Fixtures for tests: images built in memory, a registry, bounded waits, recorded cases. Knows no service.
 
 pub mod cases;
+pub mod image;
