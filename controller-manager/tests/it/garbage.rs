@@ -1,6 +1,7 @@
 //! What is deleted with its owners, and what is not.
 
 use crate::{Running, Server};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 const MAPS: &str = "/api/v1/configmaps";
@@ -115,4 +116,85 @@ async fn a_circle_that_waits_is_opened() {
         })
         .await;
     running.stop().await;
+}
+
+/// A member of a random family: its owners by number, and how its deletion is asked for, if it is.
+#[derive(Debug, Clone)]
+struct Member {
+    owners: Vec<usize>,
+    deleted: Option<&'static str>,
+}
+
+fn families() -> impl Strategy<Value = Vec<Member>> {
+    let policy = prop_oneof![
+        4 => Just(None),
+        1 => Just(Some("Background")),
+        1 => Just(Some("Foreground")),
+        1 => Just(Some("Orphan")),
+    ];
+    // Owners may be older or younger: circles are allowed.
+    let member = (proptest::collection::btree_set(0..7usize, 0..3), policy);
+    proptest::collection::vec(member, 7).prop_map(|all| {
+        let one = |(at, (owners, deleted)): (usize, (std::collections::BTreeSet<usize>, _))| Member {
+            owners: owners.into_iter().filter(|owner| *owner != at).collect(),
+            deleted,
+        };
+        all.into_iter().enumerate().map(one).collect()
+    })
+}
+
+/// Whether nothing is left to be done: none waits for its end, and each has an owner that is there, or none at all.
+fn settled(server: &Server) -> bool {
+    let there = |name: &str| server.get(&map(name)).is_some();
+    (0..7).map(|at| format!("m{at}")).filter_map(|name| server.get(&map(&name))).all(|object| {
+        let owners = object["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
+        let alive = owners.iter().filter(|owner| there(owner["name"].as_str().unwrap())).count();
+        object["metadata"]["deletionTimestamp"].is_null() && (owners.is_empty() || alive == owners.len())
+    })
+}
+
+async fn raise(family: &[Member]) {
+    let running = Running::start(&[]);
+    let server = &running.server;
+    for (at, member) in family.iter().enumerate() {
+        let owners: Vec<Value> = member
+            .owners
+            .iter()
+            .map(|one| owner("ConfigMap", &format!("m{one}"), &format!("uid-m{one}")))
+            .collect();
+        server.put(MAPS, json!({"metadata": {"name": format!("m{at}"), "namespace": "s", "uid": format!("uid-m{at}"), "ownerReferences": owners}}));
+    }
+    for (at, member) in family.iter().enumerate() {
+        if let Some(policy) = member.deleted {
+            let path = map(&format!("m{at}"));
+            if server.get(&path).is_some() {
+                server.delete(&path, json!({"propagationPolicy": policy}));
+            }
+        }
+    }
+    server.until("all is settled", settled).await;
+    let gone: Vec<bool> = (0..7).map(|at| server.get(&map(&format!("m{at}"))).is_none()).collect();
+    for (at, member) in family.iter().enumerate() {
+        if member.deleted.is_some() {
+            assert!(gone[at], "m{at} was to be deleted");
+        } else if gone[at] {
+            let all_gone = !member.owners.is_empty() && member.owners.iter().all(|one| gone[*one]);
+            assert!(all_gone, "m{at} is gone though an owner is there, or it has none");
+            let orphaned = member.owners.iter().all(|one| family[*one].deleted == Some("Orphan"));
+            assert!(!orphaned, "m{at} is gone though all its owners were to leave it");
+        }
+    }
+    running.stop().await;
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    /// Whoever owns whom and whatever is deleted how: what was to go goes, and nothing goes that has an owner, or was
+    /// to be left behind.
+    #[test]
+    fn families_end_as_they_should(family in families()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(raise(&family));
+    }
 }
