@@ -135,6 +135,9 @@ pub fn before_update(resource: &Resource, object: &mut Value, old: &Value) -> Re
         }
         meta.insert("resourceVersion".into(), old["metadata"]["resourceVersion"].clone());
     }
+    if meta["resourceVersion"] != old["metadata"]["resourceVersion"] {
+        return Err(refused(409, "Conflict"));
+    }
     if let Some(generation) = old["metadata"].get("generation") {
         meta.insert("generation".into(), generation.clone());
     }
@@ -143,10 +146,13 @@ pub fn before_update(resource: &Resource, object: &mut Value, old: &Value) -> Re
 
 /// Metadata that is the system's own.
 pub fn carry_system_metadata(object: &mut Value, old: &Value) {
-    for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+    for field in ["creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         if let Some(value) = old["metadata"].get(field) {
             object["metadata"][field] = value.clone();
         }
+    }
+    if object["metadata"].get("uid").is_none() {
+        object["metadata"]["uid"] = old["metadata"]["uid"].clone();
     }
 }
 
