@@ -5,8 +5,11 @@ use minik_apimachinery::field::{ErrorList, FieldError, Path};
 use serde_json::Value;
 
 use crate::resource::*;
+use crate::view::str_at;
 use crate::view::{remove_at, view};
+use crate::{Column, table};
 use crate::{Context, MetaRules, NameRule, Part, Strategy};
+use jiff::Timestamp;
 
 const RESOURCE: Resource = Resource {
     singular: "lease",
@@ -15,6 +18,8 @@ const RESOURCE: Resource = Resource {
     allow_unconditional_update: false,
     ..Resource::grouped("coordination.k8s.io", "Lease", "LeaseList", "leases")
 };
+
+const COLUMNS: &[Column] = &[Column::NAME, Column::text("Holder", "Who holds it."), Column::AGE];
 
 /// See the module.
 pub(crate) struct Lease;
@@ -54,5 +59,14 @@ impl Strategy for Lease {
             errors.push(FieldError::invalid(&path.child("leaseTransitions"), times, "must not be below 0"));
         }
         errors
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        COLUMNS
+    }
+
+    fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
+        let holder = str_at(obj, &["spec", "holderIdentity"]);
+        vec![table::name(obj), holder.into(), table::age(obj, now)]
     }
 }

@@ -7,13 +7,17 @@ use serde_json::Value;
 use crate::format::{self, invalid};
 use crate::resource::*;
 use crate::view::{view, yes};
+use crate::{Column, table};
 use crate::{Context, MetaRules, NameRule, Part, Strategy};
+use jiff::Timestamp;
 
 const RESOURCE: Resource = Resource {
     singular: "configmap",
     short_names: &["cm"],
     ..Resource::core("ConfigMap", "ConfigMapList", "configmaps")
 };
+
+const COLUMNS: &[Column] = &[Column::NAME, Column::text("Data", "How many keys there are."), Column::AGE];
 
 /// See the module.
 pub(crate) struct ConfigMap;
@@ -41,6 +45,15 @@ impl Strategy for ConfigMap {
             check_immutable(obj, old, &["data", "binaryData"], &mut errors);
         }
         errors
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        COLUMNS
+    }
+
+    fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
+        let count = |field: &str| obj[field].as_object().map_or(0, |data| data.len());
+        vec![table::name(obj), (count("data") + count("binaryData")).into(), table::age(obj, now)]
     }
 }
 

@@ -10,7 +10,9 @@ use crate::format::{self, invalid};
 use crate::resource::*;
 use crate::strategy::SelectableFields;
 use crate::view::{str_at, text, view};
+use crate::{Column, table};
 use crate::{Context, MetaRules, NameRule, Part, Strategy};
+use jiff::Timestamp;
 
 const RESOURCE: Resource = Resource {
     singular: "event",
@@ -19,6 +21,57 @@ const RESOURCE: Resource = Resource {
     allow_create_on_update: true,
     ..Resource::core("Event", "EventList", "events")
 };
+
+/// Columns of Events, in both groups.
+pub(crate) const COLUMNS: &[Column] = &[
+    Column::text("Last Seen", "The time since it happened last."),
+    Column::text("Type", "Normal or Warning."),
+    Column::text("Reason", "Why it happened, in one word."),
+    Column::text("Object", "What it happened to."),
+    Column::text("Subobject", "The part of the object.").wide(),
+    Column::text("Source", "Who tells it.").wide(),
+    Column::text("Message", "What happened."),
+    Column::text("First Seen", "The time since it happened first.").wide(),
+    Column::text("Count", "How often it happened.").wide(),
+    Column { priority: 1, ..Column::NAME },
+];
+
+/// The cells of a stored Event.
+pub(crate) fn cells(obj: &Value, now: Timestamp) -> Vec<Value> {
+    let time = |name: &str| str_at(obj, &[name]);
+    let or = |one: &'_ str, other: &'_ str| if one.is_empty() { other.to_owned() } else { one.to_owned() };
+    let first = table::since(&or(time("firstTimestamp"), time("eventTime")), now);
+    let mut last = if time("lastTimestamp").is_empty() {
+        first.clone()
+    } else {
+        table::since(time("lastTimestamp"), now)
+    };
+    let mut count = obj["count"].as_i64().filter(|count| *count != 0).unwrap_or(1);
+    if let Some(series) = obj["series"].as_object() {
+        last = table::since(str_at(obj, &["series", "lastObservedTime"]), now);
+        count = series.get("count").and_then(Value::as_i64).unwrap_or(0);
+    }
+    let kind = str_at(obj, &["involvedObject", "kind"]).to_lowercase();
+    let target = match str_at(obj, &["involvedObject", "name"]) {
+        "" => kind,
+        name => format!("{kind}/{name}"),
+    };
+    let component = or(str_at(obj, &["source", "component"]), str_at(obj, &["reportingComponent"]));
+    let instance = or(str_at(obj, &["source", "host"]), str_at(obj, &["reportingInstance"]));
+    let source = if instance.is_empty() { component } else { format!("{component}, {instance}") };
+    vec![
+        last.into(),
+        str_at(obj, &["type"]).into(),
+        str_at(obj, &["reason"]).into(),
+        target.into(),
+        str_at(obj, &["involvedObject", "fieldPath"]).into(),
+        source.into(),
+        str_at(obj, &["message"]).trim().into(),
+        first.into(),
+        count.into(),
+        table::name(obj),
+    ]
+}
 
 /// See the module.
 pub(crate) struct Event;
@@ -50,6 +103,14 @@ impl Strategy for Event {
 
     fn selectable_fields<'a>(&self, obj: &'a Value) -> SelectableFields<'a> {
         selectable(obj)
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        COLUMNS
+    }
+
+    fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
+        cells(obj, now)
     }
 }
 

@@ -5,11 +5,13 @@ use minik_apimachinery::field::{ErrorList, FieldError, Path};
 use serde_json::{Map, Value};
 
 use super::event::{SELECTABLE, check_either_group, selectable};
+use crate::Column;
 use crate::meta::IMMUTABLE;
 use crate::resource::*;
 use crate::strategy::SelectableFields;
 use crate::view::{text, view};
 use crate::{Context, Part, Strategy};
+use jiff::Timestamp;
 
 const RESOURCE: Resource = Resource {
     singular: "event",
@@ -69,6 +71,14 @@ impl Strategy for EventsEvent {
     fn stored_to_served(&self, _version: &str, obj: &mut Value) {
         rename(obj, RENAMED.iter().map(|(served, stored)| (*stored, *served)));
         retype(obj, "v1", "events.k8s.io/v1");
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        super::event::COLUMNS
+    }
+
+    fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
+        super::event::cells(obj, now)
     }
 }
 

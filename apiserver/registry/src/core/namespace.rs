@@ -10,7 +10,9 @@ use crate::meta::check_kube_finalizer;
 use crate::resource::*;
 use crate::strategy::SelectableFields;
 use crate::view::{at, carry_over, str_at};
+use crate::{Column, table};
 use crate::{Context, MetaRules, NameRule, Part, Strategy};
+use jiff::Timestamp;
 
 const RESOURCE: Resource = Resource {
     singular: "namespace",
@@ -27,6 +29,8 @@ const RESOURCE: Resource = Resource {
     },
     Subresource::status(Kind::core("Namespace"), &[&["spec"]]),
 ]);
+
+const COLUMNS: &[Column] = &[Column::NAME, Column::text("Status", "Active, or Terminating."), Column::AGE];
 
 /// See the module.
 pub(crate) struct Namespace;
@@ -113,6 +117,14 @@ impl Strategy for Namespace {
             ("name", Cow::Borrowed(str_at(obj, &["metadata", "name"]))),
             ("status.phase", Cow::Borrowed(str_at(obj, &["status", "phase"]))),
         ]
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        COLUMNS
+    }
+
+    fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
+        vec![table::name(obj), obj["status"]["phase"].clone(), table::age(obj, now)]
     }
 }
 

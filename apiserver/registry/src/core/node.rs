@@ -13,8 +13,11 @@ use super::pod::scheduling::check_taint_effect;
 use crate::format::{self, check_cidr, invalid, is_dual_stack};
 use crate::resource::*;
 use crate::strategy::SelectableFields;
+use crate::view::str_at;
 use crate::view::{at, carry_over, items, remove_at, text, try_view, view, yes};
+use crate::{Column, table};
 use crate::{Context, MetaRules, NameRule, Part, Strategy};
+use jiff::Timestamp;
 
 const RESOURCE: Resource = Resource {
     singular: "node",
@@ -27,6 +30,36 @@ const RESOURCE: Resource = Resource {
     Subresource::other("proxy", Kind::core("NodeProxyOptions"), Verbs::PROXY),
     Subresource::status(Kind::core("Node"), &[&["spec"]]),
 ]);
+
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::text("Status", "Whether Pods can run here."),
+    Column::text("Roles", "The roles that labels tell."),
+    Column::AGE,
+    Column::text("Version", "The version of the kubelet."),
+    Column::text("Internal-IP", "The address within the cluster.").wide(),
+    Column::text("External-IP", "The address from outside.").wide(),
+    Column::text("OS-Image", "The operating system.").wide(),
+    Column::text("Kernel-Version", "The kernel and its architecture.").wide(),
+    Column::text("Container-Runtime", "What runs the containers.").wide(),
+];
+
+fn roles(obj: &Value) -> Value {
+    let labels = obj["metadata"]["labels"].as_object().into_iter().flatten();
+    let roles: BTreeSet<&str> = labels
+        .filter_map(|(key, value)| match key.strip_prefix("node-role.kubernetes.io/") {
+            Some(role) => Some(role),
+            None => value.as_str().filter(|_| key == "kubernetes.io/role"),
+        })
+        .filter(|role| !role.is_empty())
+        .collect();
+    table::none(&roles.into_iter().collect::<Vec<_>>().join(","))
+}
+
+fn address(obj: &Value, kind: &str) -> Value {
+    let mut all = obj["status"]["addresses"].as_array().into_iter().flatten();
+    table::none(all.find(|one| one["type"] == kind).map_or("", |one| str_at(one, &["address"])))
+}
 
 /// See the module.
 pub(crate) struct Node;
@@ -114,6 +147,41 @@ impl Strategy for Node {
     fn selectable_fields<'a>(&self, obj: &'a Value) -> SelectableFields<'a> {
         let unschedulable = yes(&at(obj, &["spec", "unschedulable"]).and_then(Value::as_bool));
         vec![("spec.unschedulable", Cow::Borrowed(if unschedulable { "true" } else { "false" }))]
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        COLUMNS
+    }
+
+    fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
+        let conditions = obj["status"]["conditions"].as_array().into_iter().flatten();
+        let ready = conditions.filter(|one| one["type"] == "Ready").next_back();
+        let mut status = match ready.map(|one| one["status"] == "True") {
+            Some(true) => "Ready".to_owned(),
+            Some(false) => "NotReady".to_owned(),
+            None => "Unknown".to_owned(),
+        };
+        if obj["spec"]["unschedulable"] == true {
+            status.push_str(",SchedulingDisabled");
+        }
+        let info = |name: &str| str_at(obj, &["status", "nodeInfo", name]);
+        let known = |text: &str| if text.is_empty() { "<unknown>".to_owned() } else { text.to_owned() };
+        let kernel = match info("architecture") {
+            "" => known(info("kernelVersion")),
+            architecture => format!("{} ({architecture})", known(info("kernelVersion"))),
+        };
+        vec![
+            table::name(obj),
+            status.into(),
+            roles(obj),
+            table::age(obj, now),
+            info("kubeletVersion").into(),
+            address(obj, "InternalIP"),
+            address(obj, "ExternalIP"),
+            known(info("osImage")).into(),
+            kernel.into(),
+            known(info("containerRuntimeVersion")).into(),
+        ]
     }
 }
 

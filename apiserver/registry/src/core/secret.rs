@@ -14,10 +14,19 @@ use crate::meta::IMMUTABLE;
 use crate::resource::*;
 use crate::strategy::SelectableFields;
 use crate::view::{carry_over, str_at, text, view, yes};
+use crate::{Column, table};
 use crate::{Context, MetaRules, NameRule, Part, Strategy};
+use jiff::Timestamp;
 
 const RESOURCE: Resource =
     Resource { singular: "secret", short_names: &[], ..Resource::core("Secret", "SecretList", "secrets") };
+
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::text("Type", "What kind of data it holds."),
+    Column::text("Data", "How many keys there are."),
+    Column::AGE,
+];
 
 /// See the module.
 pub(crate) struct Secret;
@@ -83,6 +92,15 @@ impl Strategy for Secret {
 
     fn selectable_fields<'a>(&self, obj: &'a Value) -> SelectableFields<'a> {
         vec![("type", Cow::Borrowed(str_at(obj, &["type"])))]
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        COLUMNS
+    }
+
+    fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
+        let count = obj["data"].as_object().map_or(0, |data| data.len());
+        vec![table::name(obj), obj["type"].clone(), count.into(), table::age(obj, now)]
     }
 }
 

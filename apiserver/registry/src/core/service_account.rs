@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 
 use crate::resource::*;
 use crate::view::at;
+use crate::{Column, table};
 use crate::{Context, MetaRules, NameRule, Part, Strategy};
+use jiff::Timestamp;
 
 const RESOURCE: Resource = Resource {
     singular: "serviceaccount",
@@ -17,6 +19,8 @@ const RESOURCE: Resource = Resource {
     )],
     ..Resource::core("ServiceAccount", "ServiceAccountList", "serviceaccounts")
 };
+
+const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
 
 /// See the module.
 pub(crate) struct ServiceAccount;
@@ -44,6 +48,14 @@ impl Strategy for ServiceAccount {
 
     fn warnings_on_update(&self, _part: Part, obj: &Value, old: &Value) -> Vec<String> {
         warn_mountable(obj, Some(old))
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        COLUMNS
+    }
+
+    fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
+        vec![table::name(obj), table::age(obj, now)]
     }
 }
 

@@ -10,13 +10,23 @@ use crate::format::{
 use crate::meta::IMMUTABLE;
 use crate::resource::*;
 use crate::view::{at, generation, items, set_generation, str_at, text, try_view, view};
+use crate::{Column, table};
 use crate::{Context, MetaRules, NameRule, Part, Strategy};
+use jiff::Timestamp;
 
 const RESOURCE: Resource = Resource {
     singular: "endpointslice",
     short_names: &[],
     ..Resource::grouped("discovery.k8s.io", "EndpointSlice", "EndpointSliceList", "endpointslices")
 };
+
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::text("AddressType", "IPv4, IPv6 or FQDN."),
+    Column::text("Ports", "The ports of all endpoints."),
+    Column::text("Endpoints", "The addresses."),
+    Column::AGE,
+];
 
 /// See the module.
 pub(crate) struct EndpointSlice;
@@ -84,6 +94,31 @@ impl Strategy for EndpointSlice {
 
     fn warnings_on_update(&self, _part: Part, obj: &Value, _old: &Value) -> Vec<String> {
         warn_addresses(obj)
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        COLUMNS
+    }
+
+    fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
+        let ports = obj["ports"].as_array().into_iter().flatten();
+        let ports: Vec<String> = ports
+            .map(|port| match (port["port"].as_i64(), port["name"].as_str()) {
+                (Some(number), _) => number.to_string(),
+                (None, Some(name)) => name.to_owned(),
+                (None, None) => "*".to_owned(),
+            })
+            .collect();
+        let endpoints = obj["endpoints"].as_array().into_iter().flatten();
+        let addresses = endpoints.flat_map(|one| one["addresses"].as_array()).flatten();
+        let addresses: Vec<String> = addresses.filter_map(Value::as_str).map(str::to_owned).collect();
+        vec![
+            table::name(obj),
+            obj["addressType"].clone(),
+            table::few(&ports),
+            table::few(&addresses),
+            table::age(obj, now),
+        ]
     }
 }
 

@@ -5,10 +5,12 @@ use minik_apimachinery::field::{ErrorList, FieldError, Path};
 use serde_json::Value;
 
 use super::rules::{check_role_ref, check_subjects};
+use crate::Column;
 use crate::meta::IMMUTABLE;
 use crate::resource::*;
 use crate::view::{items, view};
 use crate::{Context, MetaRules, NameRule, Part, Strategy};
+use jiff::Timestamp;
 
 const RESOURCE: Resource = Resource {
     singular: "clusterrolebinding",
@@ -49,5 +51,13 @@ impl Strategy for ClusterRoleBinding {
             errors.push(FieldError::invalid(&Path::new("roleRef"), obj["roleRef"].clone(), IMMUTABLE));
         }
         errors
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        super::BINDING_COLUMNS
+    }
+
+    fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
+        super::binding_cells(obj, now)
     }
 }

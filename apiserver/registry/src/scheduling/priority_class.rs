@@ -8,7 +8,9 @@ use crate::core::pod::spec::check_preemption_policy;
 use crate::meta::IMMUTABLE;
 use crate::resource::*;
 use crate::view::{set_generation, str_at, view, yes};
+use crate::{Column, table};
 use crate::{Context, Part, Strategy};
+use jiff::Timestamp;
 
 const RESOURCE: Resource = Resource {
     singular: "priorityclass",
@@ -16,6 +18,14 @@ const RESOURCE: Resource = Resource {
     scope: Scope::Cluster,
     ..Resource::grouped("scheduling.k8s.io", "PriorityClass", "PriorityClassList", "priorityclasses")
 };
+
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::integer("Value", "The priority of Pods of the class."),
+    Column { kind: "boolean", ..Column::text("Global-Default", "Whether Pods without a class get it.") },
+    Column::AGE,
+    Column::text("PreemptionPolicy", "Whether its Pods push out others."),
+];
 
 /// See the module.
 pub(crate) struct PriorityClass;
@@ -60,6 +70,17 @@ impl Strategy for PriorityClass {
             errors.push(FieldError::invalid(&Path::new("preemptionPolicy"), policy(obj), IMMUTABLE));
         }
         errors
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        COLUMNS
+    }
+
+    fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
+        let value = obj["value"].as_i64().unwrap_or(0);
+        let default = obj["globalDefault"].as_bool().unwrap_or(false);
+        let policy = str_at(obj, &["preemptionPolicy"]);
+        vec![table::name(obj), value.into(), default.into(), table::age(obj, now), policy.into()]
     }
 }
 

@@ -15,6 +15,7 @@ pub(crate) mod prepare;
 pub(crate) mod projected;
 pub(crate) mod qos;
 pub(crate) mod resources;
+mod row;
 pub(crate) mod scheduling;
 pub(crate) mod security;
 pub(crate) mod spec;
@@ -29,10 +30,12 @@ use k8s_openapi::api::core::v1 as api;
 use minik_apimachinery::field::{ErrorList, Path};
 use serde_json::Value;
 
+use crate::Column;
 use crate::resource::*;
 use crate::strategy::SelectableFields;
 use crate::view::{at, items, str_at, view};
 use crate::{Context, MetaRules, NameRule, Part, Strategy};
+use jiff::Timestamp;
 
 const RESOURCE: Resource = Resource {
     singular: "pod",
@@ -160,6 +163,18 @@ impl Strategy for Pod {
             negative if negative < 0 => Some(1),
             seconds => Some(seconds),
         }
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        row::COLUMNS
+    }
+
+    fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
+        row::cells(obj, now)
+    }
+
+    fn row_conditions(&self, obj: &Value) -> Vec<Value> {
+        row::conditions(obj)
     }
 }
 

@@ -17,7 +17,9 @@ use crate::resource::*;
 use crate::strategy::SelectableFields;
 use crate::view::{carry_over, items, remove_at, str_at, text, try_view, view};
 use crate::{Allocator, Context, MetaRules, NameRule, Part, Strategy, StrategyError};
+use crate::{Column, table};
 use allocate::{health_checked, spec_of};
+use jiff::Timestamp;
 
 const RESOURCE: Resource = Resource {
     singular: "service",
@@ -31,6 +33,39 @@ const RESOURCE: Resource = Resource {
     Subresource::other("proxy", Kind::core("ServiceProxyOptions"), Verbs::PROXY),
     Subresource::status(Kind::core("Service"), &[&["spec"]]),
 ]);
+
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::text("Type", "How far the Service can be reached from."),
+    Column::text("Cluster-IP", "The address within the cluster."),
+    Column::text("External-IP", "Addresses from outside."),
+    Column::text("Port(s)", "Ports, and the nodes' ports for them."),
+    Column::AGE,
+    Column::text("Selector", "The labels of the Pods behind it.").wide(),
+];
+
+fn external_ip(obj: &Value) -> String {
+    let own: Vec<&str> =
+        obj["spec"]["externalIPs"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    match str_at(obj, &["spec", "type"]) {
+        "ClusterIP" | "NodePort" if own.is_empty() => "<none>".into(),
+        "ClusterIP" | "NodePort" => own.join(","),
+        "LoadBalancer" => {
+            let ingress = obj["status"]["loadBalancer"]["ingress"].as_array().into_iter().flatten();
+            let given: std::collections::BTreeSet<&str> = ingress
+                .map(|one| match str_at(one, &["ip"]) {
+                    "" => str_at(one, &["hostname"]),
+                    ip => ip,
+                })
+                .filter(|address| !address.is_empty())
+                .collect();
+            let all: Vec<&str> = given.into_iter().chain(own).collect();
+            if all.is_empty() { "<pending>".into() } else { all.join(",") }
+        }
+        "ExternalName" => str_at(obj, &["spec", "externalName"]).to_owned(),
+        _ => "<unknown>".into(),
+    }
+}
 
 /// See the module.
 pub(crate) struct Service;
@@ -106,6 +141,33 @@ impl Strategy for Service {
         vec![
             ("spec.clusterIP", Cow::Borrowed(str_at(obj, &["spec", "clusterIP"]))),
             ("spec.type", Cow::Borrowed(str_at(obj, &["spec", "type"]))),
+        ]
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        COLUMNS
+    }
+
+    fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
+        let ports = obj["spec"]["ports"].as_array().into_iter().flatten();
+        let ports: Vec<String> = ports
+            .map(|port| {
+                let protocol = str_at(port, &["protocol"]);
+                match port["nodePort"].as_i64().unwrap_or(0) {
+                    0 => format!("{}/{protocol}", port["port"]),
+                    node => format!("{}:{node}/{protocol}", port["port"]),
+                }
+            })
+            .collect();
+        let cluster_ip = obj["spec"]["clusterIPs"].get(0).and_then(Value::as_str).unwrap_or_default();
+        vec![
+            table::name(obj),
+            str_at(obj, &["spec", "type"]).into(),
+            table::none(cluster_ip),
+            external_ip(obj).into(),
+            table::none(&ports.join(",")),
+            table::age(obj, now),
+            table::labels(obj["spec"].get("selector")),
         ]
     }
 }
