@@ -32,6 +32,7 @@ mod probes;
 mod runtime;
 mod service;
 pub mod status;
+mod upkeep;
 mod volumes;
 mod worker;
 

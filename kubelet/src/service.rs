@@ -13,6 +13,7 @@ use crate::objects::Objects;
 use crate::pod::PodObject;
 use crate::runtime::{GrpcRuntime, Runtime};
 use crate::status::writer::StatusWriter;
+use crate::upkeep::Upkeep;
 use crate::volumes::Volumes;
 use crate::worker::Context;
 use futures::StreamExt;
@@ -162,7 +163,7 @@ pub(crate) async fn run_with(
     let (told, mut told_seen) = watch::channel(NodeUpdate::default());
     let keeper = NodeKeeper {
         facts,
-        health: health_seen,
+        health: health_seen.clone(),
         register: config.register,
         client: client.clone(),
         clock: config.clock.clone(),
@@ -183,6 +184,8 @@ pub(crate) async fn run_with(
     parts.spawn(named("health", look.run(shutdown.clone())));
     let follower = Follower { context: context.clone(), mailboxes: mailboxes.clone() };
     parts.spawn(named("runtime events", follower.run(shutdown.clone())));
+    let upkeep = Upkeep { context: context.clone(), mailboxes: mailboxes.clone(), health: health_seen };
+    parts.spawn(named("upkeep", upkeep.run(shutdown.clone())));
     let teller = runtime.clone();
     let (range, range_end) = (
         async move {

@@ -117,6 +117,27 @@ impl PodView {
         self.instances.iter().filter(|one| one.is_alive())
     }
 
+    /// What nobody asks for any more: of each container all ended runs but the newest, and beside a running one one; of
+    /// sandboxes those that are not ready, hold no such run and are not the newest.
+    pub fn superfluous(&self) -> (Vec<Instance>, Vec<String>) {
+        let mut kept: Vec<&str> = Vec::new();
+        let mut old = Vec::new();
+        for run in self.instances.iter().filter(|run| run.state == State::Exited) {
+            match kept.contains(&run.name.as_str()) {
+                true => old.push(run.clone()),
+                false => kept.push(&run.name),
+            }
+        }
+        let holds = |sandbox: &SandboxView| {
+            self.instances
+                .iter()
+                .any(|run| run.sandbox_id == sandbox.id && !old.iter().any(|old| old.id == run.id))
+        };
+        let sandboxes = self.sandboxes.iter().skip(1).filter(|one| !one.ready && !holds(one));
+        let sandboxes = sandboxes.map(|one| one.id.clone()).collect();
+        (old, sandboxes)
+    }
+
     /// Puts the newest first.
     pub fn sort(&mut self) {
         self.sandboxes.sort_by_key(|one| std::cmp::Reverse((one.attempt, one.created_ns)));
@@ -128,5 +149,37 @@ impl Instance {
     /// Whether it runs, or nobody knows that it does not.
     pub fn is_alive(&self) -> bool {
         matches!(self.state, State::Running | State::Unknown)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_ended_run_of_each_container_is_kept() {
+        let run = |name: &str, attempt: u32, state, sandbox: &str| Instance {
+            id: format!("{name}{attempt}"),
+            name: name.into(),
+            attempt,
+            state,
+            sandbox_id: sandbox.into(),
+            ..Default::default()
+        };
+        let sandbox =
+            |id: &str, attempt, ready| SandboxView { id: id.into(), attempt, ready, ..Default::default() };
+        let mut view = PodView {
+            sandboxes: vec![sandbox("old", 0, false), sandbox("held", 1, false), sandbox("new", 2, true)],
+            instances: vec![
+                run("c", 0, State::Exited, "old"),
+                run("c", 1, State::Exited, "held"),
+                run("c", 2, State::Running, "new"),
+                run("d", 0, State::Exited, "new"),
+            ],
+        };
+        view.sort();
+        let (runs, sandboxes) = view.superfluous();
+        assert_eq!(runs.iter().map(|run| run.id.as_str()).collect::<Vec<_>>(), ["c0"]);
+        assert_eq!(sandboxes, ["old"]);
     }
 }

@@ -10,5 +10,5 @@ mod register;
 pub use health::HealthLook;
 pub use lease::renew as renew_lease;
 pub use machine::Machine;
-pub use object::{NodeFacts, NodeObject};
+pub use object::{Health, NodeFacts, NodeObject};
 pub use register::{NodeKeeper, NodeUpdate};

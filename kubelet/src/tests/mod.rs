@@ -1,6 +1,7 @@
 //! The running kubelet against a runtime and an apiserver in memory, on a paused clock.
 
 mod api;
+
 mod runtime;
 
 use crate::config::Config;

@@ -257,9 +257,32 @@ impl Worker {
                 return Duration::ZERO;
             }
         }
+        self.collect(&pod).await;
         self.probes.keep(&self.context, &pod, &self.view, &self.memory);
         self.refresh(&pod).await;
         again.min(self.deadline_in(&pod).unwrap_or(LOOK_EVERY))
+    }
+
+    /// Removes runs and sandboxes that nobody asks for any more: of each container the last ended one is kept.
+    async fn collect(&mut self, pod: &PodObject) {
+        let (ended, sandboxes) = self.view.superfluous();
+        let log_dir = self.context.log_dir(pod);
+        for run in &ended {
+            if let Err(error) = self.context.runtime.remove_container(&run.id).await {
+                tracing::debug!(pod = pod.long_name(), %error, "cannot remove an old container yet");
+                continue;
+            }
+            let log = log_dir.join(&run.name).join(format!("{}.log", run.attempt));
+            // One that was never written to is not there.
+            let _ = tokio::fs::remove_file(log).await;
+        }
+        for sandbox in &sandboxes {
+            if let Err(error) = self.context.runtime.remove_sandbox(sandbox).await {
+                tracing::debug!(pod = pod.long_name(), %error, "cannot remove an old sandbox yet");
+            }
+        }
+        self.view.instances.retain(|run| !ended.iter().any(|old| old.id == run.id));
+        self.view.sandboxes.retain(|sandbox| !sandboxes.contains(&sandbox.id));
     }
 
     /// Brings volumes made of API objects up to date.
