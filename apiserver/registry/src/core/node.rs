@@ -154,8 +154,8 @@ impl Strategy for Node {
     }
 
     fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
-        let conditions = obj["status"]["conditions"].as_array().into_iter().flatten();
-        let ready = conditions.filter(|one| one["type"] == "Ready").next_back();
+        let mut conditions = obj["status"]["conditions"].as_array().into_iter().flatten();
+        let ready = conditions.rfind(|one| one["type"] == "Ready");
         let mut status = match ready.map(|one| one["status"] == "True") {
             Some(true) => "Ready".to_owned(),
             Some(false) => "NotReady".to_owned(),
