@@ -6,6 +6,7 @@
 //!                      a panic ──> logs and objects on stderr ──> delete
 //! ```
 
+use crate::images;
 use crate::leaks::Machine;
 use anyhow::{Context, Result, bail, ensure};
 use minik_client::{Kubeconfig, connect};
@@ -144,6 +145,19 @@ impl TestCluster {
         args.extend(flags);
         let said = cluster.minikctl(&args)?;
         ensure!(said.code == 0, "cluster up failed: {}", said.err);
+        Ok(cluster)
+    }
+
+    /// Starts one with a node that has the image [`images::BUSYBOX`].
+    ///
+    /// # Errors
+    /// As [`TestCluster::up`], or when the image cannot be loaded.
+    pub fn with_node() -> Result<TestCluster> {
+        let cluster = TestCluster::up(1)?;
+        let archive = cluster.scratch().join("busybox.tar");
+        std::fs::write(&archive, images::busybox()?)?;
+        let said = cluster.minikctl(&["image", "load", &archive.display().to_string()])?;
+        ensure!(said.code == 0 && said.out.contains(images::BUSYBOX), "the image cannot be loaded: {said:?}");
         Ok(cluster)
     }
 
