@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use http::Method;
 use minik_client::Discovery;
 use serde_json::Value;
+use std::time::Duration;
 
 /// Arguments of `minikctl apply`.
 #[derive(Debug, clap::Args)]
@@ -95,7 +96,7 @@ async fn apply(
         Err(error) if error.code() == Some(404) => None,
         Err(error) => return Err(error.into()),
     };
-    let answer = match patch(session, args, &place, manifest).await {
+    let answer = match patient(session, args, &place, manifest).await {
         Err(CallError::Refused(refusal)) if refusal.code == 409 => {
             let words = refusal.message.lines().collect::<Vec<_>>().join(" ");
             let what = format!("{} was not applied: {words}", place.tagged());
@@ -130,6 +131,32 @@ async fn apply(
                 terminal.line("---")?;
             }
             print(form, &object, terminal)
+        }
+    }
+}
+
+/// How long a Pod waits for the account that a controller makes in every new namespace, and between two tries.
+const ACCOUNT_WITHIN: Duration = Duration::from_secs(3);
+const TRY_EVERY: Duration = Duration::from_millis(50);
+
+/// Applies; a Pod that comes right after its namespace is tried again until its default account is there.
+async fn patient(
+    session: &Session,
+    args: &Args,
+    place: &Place,
+    manifest: &Manifest,
+) -> Result<Answer, CallError> {
+    let began = tokio::time::Instant::now();
+    loop {
+        match patch(session, args, place, manifest).await {
+            Err(CallError::Refused(refusal))
+                if refusal.code == 403
+                    && refusal.message.contains("serviceaccount \"default\" not found")
+                    && began.elapsed() < ACCOUNT_WITHIN =>
+            {
+                tokio::time::sleep(TRY_EVERY).await;
+            }
+            other => return other,
         }
     }
 }
@@ -207,6 +234,28 @@ mod tests {
         configmap/m unchanged
         ");
         insta::assert_snapshot!(server.asked()[3], @r#"PATCH /api/v1/namespaces/default/configmaps/m?fieldManager=minikctl&force=true&fieldValidation=Strict&dryRun=All {"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"m","namespace":"default"}}"#);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_account_that_is_being_made_is_waited_for() {
+        let file = file(MAP);
+        let refusal = || {
+            refused(
+                403,
+                "Forbidden",
+                "error looking up service account default/default: serviceaccount \"default\" not found",
+            )
+        };
+        let server = Server::new(vec![
+            (GET, 404, refused(404, "NotFound", "no")),
+            (PATCH, 403, refusal()),
+            (PATCH, 403, refusal()),
+            (PATCH, 201, map("1")),
+        ]);
+        assert_eq!(printed!(server, None, "-f", file.path().to_str().unwrap()), "configmap/m created\n");
+        let server = Server::new(vec![(GET, 404, refused(404, "NotFound", "no")), (PATCH, 403, refusal())]);
+        let text = printed!(server, None, "-f", file.path().to_str().unwrap());
+        assert!(text.contains("(Forbidden)"), "{text}");
     }
 
     #[tokio::test]

@@ -1,5 +1,7 @@
 //! Whole-cluster tests: real programs, over the wire.
 
 mod cluster;
+mod controllers;
 mod kubectl;
+mod minikctl;
 mod pods;

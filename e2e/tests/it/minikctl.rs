@@ -1,0 +1,124 @@
+//! minikctl's object commands against a real server, beside the real kubectl.
+
+use anyhow::{Result, ensure};
+use minik_e2e::harness::TestCluster;
+
+const OBJECTS: &str = "apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: settings
+  labels: {app: web}
+data:
+  \"on\": \"yes\"
+  script: |
+    echo: a
+    exit 0
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: key}
+stringData: {password: hunter2}
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: web
+  labels: {app: web}
+spec:
+  nodeSelector: {disk: none}
+  initContainers:
+  - {name: first, image: \"minik.local/demo:1\", command: [a, \"b c\"]}
+  containers:
+  - name: web
+    image: minik.local/demo:1
+    ports: [{containerPort: 80}]
+    env: [{name: A, value: b}, {name: N, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]
+    resources: {requests: {cpu: 100m}, limits: {memory: 64Mi}}
+    livenessProbe: {httpGet: {path: /healthz, port: 80}}
+    volumeMounts: [{name: data, mountPath: /data}]
+  volumes:
+  - {name: data, emptyDir: {}}
+  - {name: settings, configMap: {name: settings}}
+";
+
+fn minikctl(cluster: &TestCluster, words: &str, input: &str) -> Result<String> {
+    let args: Vec<&str> = words.split_whitespace().collect();
+    let said = cluster.minikctl_with(&args, input)?;
+    ensure!(said.code == 0, "minikctl {words} ended with {}: {}{}", said.code, said.out, said.err);
+    Ok(said.out)
+}
+
+/// Takes out what changes from one second to the next: ages.
+fn ageless(text: &str) -> String {
+    let is_age =
+        |word: &str| word.ends_with(['s', 'm', 'h', 'd']) && word.starts_with(|c: char| c.is_ascii_digit());
+    let line = |line: &str| {
+        let words: Vec<&str> = line.split(' ').map(|word| if is_age(word) { "AGE" } else { word }).collect();
+        words.join(" ").split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    text.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn objects_are_made_shown_and_deleted_as_kubectl_shows_them() -> Result<()> {
+    let cluster = TestCluster::up(0)?;
+    let made = minikctl(&cluster, "apply -f -", OBJECTS)?;
+    assert_eq!(made, "configmap/settings created\nsecret/key created\npod/web created\n");
+    let again = minikctl(&cluster, "apply -f -", &OBJECTS.replace("hunter2", "other"))?;
+    assert_eq!(again, "configmap/settings unchanged\nsecret/key configured\npod/web unchanged\n");
+    for words in [
+        "get pods",
+        "get po,cm,secrets -o wide",
+        "get all -A",
+        "get namespaces --show-labels",
+        "get pod/web configmap/settings",
+        "get configmaps -l app=web --no-headers",
+        "get clusterroles",
+        "get pods -L app",
+        "get pod web -o yaml",
+        "get configmap settings -o yaml",
+        "get configmaps -o json",
+        "get pods -A -o name",
+        "get pods -o jsonpath={range.items[*]}{.metadata.name}{end}",
+        "get pod web -o jsonpath={.spec.containers[*].image}",
+        "get cm -o jsonpath={.items[?(@.metadata.name==\"settings\")].data.script}",
+        "describe pod web",
+        "api-resources",
+        "api-resources -o wide --namespaced=false",
+        "get pods --field-selector status.phase=Running",
+    ] {
+        let (ours, theirs) = (minikctl(&cluster, words, "")?, cluster.kubectl_ok(words, "")?);
+        assert_eq!(ageless(&ours), ageless(&theirs), "{words}");
+    }
+    let late = cluster.minikctl(&["wait", "--for=condition=Ready", "pod/web", "--timeout=1s"])?;
+    assert_eq!(
+        (late.code, late.err.as_str()),
+        (1, "minikctl: timed out waiting for the condition on pods/web\n")
+    );
+    let missing = cluster.minikctl(&["get", "pod", "none"])?;
+    assert_eq!(missing.err, "minikctl: error from server (NotFound): pods \"none\" not found\n");
+    let deleted = minikctl(&cluster, "delete pod web --now", "")?;
+    assert_eq!(deleted, cluster_words("pod", "web"));
+    assert_eq!(minikctl(&cluster, "delete cm,secret -l app=web --all", "")?.lines().count(), 1);
+    assert_eq!(minikctl(&cluster, "wait --for=delete pod/web", "")?, "pod/web condition met\n");
+    cluster.finish()
+}
+
+fn cluster_words(kind: &str, name: &str) -> String {
+    format!("{kind} {name:?} deleted from default namespace\n")
+}
+
+#[test]
+fn without_a_cluster_it_is_said_what_to_do() -> Result<()> {
+    let cluster = TestCluster::up(0)?;
+    let down = cluster.minikctl(&["cluster", "down"])?;
+    assert_eq!(down.code, 0, "{}", down.err);
+    let said = cluster.minikctl(&["get", "pods"])?;
+    assert_eq!(said.code, 3);
+    assert!(
+        said.err.contains("no cluster is running at https://") && said.err.contains("minikctl cluster up"),
+        "{}",
+        said.err
+    );
+    cluster.finish()
+}
