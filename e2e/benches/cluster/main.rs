@@ -38,9 +38,6 @@ struct Flags {
     /// How often a figure is measured
     #[arg(long, default_value_t = 5, value_name = "NUMBER")]
     runs: usize,
-    /// Given by `cargo bench`; nothing
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 impl Flags {

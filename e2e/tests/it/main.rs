@@ -5,3 +5,4 @@ mod controllers;
 mod kubectl;
 mod minikctl;
 mod pods;
+mod recorded_pods;
