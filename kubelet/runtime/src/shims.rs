@@ -176,7 +176,7 @@ impl Zygote {
     async fn ask(&mut self, sandbox: &str, listener: &OwnedFd) -> Result<Spawned, ShimError> {
         send(&self.stream, &Spawn { sandbox: sandbox.to_owned() }, std::slice::from_ref(listener)).await?;
         loop {
-            match self.inbox.next::<Spawned>() {
+            match self.inbox.take::<Spawned>() {
                 Ok(Some((spawned, _))) => return Ok(spawned),
                 Ok(None) => fill(&self.stream, &mut self.inbox).await?,
                 Err(_) => return Err(ShimError::Gone),
@@ -264,7 +264,7 @@ impl Shim {
     pub async fn listen(&self, mut event: impl FnMut(Event)) {
         let mut inbox = Inbox::default();
         loop {
-            match inbox.next::<Message>() {
+            match inbox.take::<Message>() {
                 Ok(Some((Message::Answer { id, result }, fds))) => {
                     let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
                     if let Some(waiter) = waiting.as_mut().and_then(|waiting| waiting.remove(&id)) {

@@ -1,10 +1,10 @@
 //! Mounts, devices, terminals and limits of containers.
+#![allow(clippy::unwrap_used)] // a test that cannot go on should stop
 
 mod common;
 
-use common::{Fixture, command, lines, shell};
+use common::{Fixture, command, lines, logged, shell};
 use minik_cri::v1;
-use std::time::{Duration, Instant};
 
 fn mount(host: &std::path::Path, container: &str, readonly: bool) -> v1::Mount {
     v1::Mount {
@@ -159,11 +159,7 @@ async fn a_moved_log_goes_on_in_a_new_file() {
     let id = runtime.create(&sandbox, &pod, config).await.unwrap();
     runtime.start(&id).await.unwrap();
     let log = std::path::PathBuf::from(runtime.status(&id).await.log_path);
-    let began = Instant::now();
-    while !std::fs::read_to_string(&log).unwrap_or_default().contains("one") {
-        assert!(began.elapsed() < Duration::from_secs(10));
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    logged(log.to_str().unwrap(), "one").await;
     std::fs::rename(&log, log.with_extension("old")).unwrap();
     let request = v1::ReopenContainerLogRequest { container_id: id.clone() };
     runtime.client.reopen_container_log(request).await.unwrap();

@@ -1,10 +1,11 @@
 //! What outlives what: restarts of the runtime, lost shims and pause processes.
+#![allow(clippy::unwrap_used)] // a test that cannot go on should stop
 
 mod common;
 
-use common::{Fixture, command, lines, namespaces, security, shell};
+use common::{Fixture, command, eventually, lines, logged, namespaces, security, shell};
 use minik_cri::v1;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The pid that a verbose status tells of a sandbox's pause process.
 async fn pause_pid(runtime: &mut Fixture, sandbox: &str) -> i32 {
@@ -25,17 +26,23 @@ fn kill(pid: i32) {
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }
 
-async fn not_ready(runtime: &mut Fixture, sandbox: &str) -> v1::PodSandboxStatus {
-    let began = Instant::now();
-    loop {
+async fn not_ready(runtime: &mut Fixture, sandbox: &str) {
+    let mut client = runtime.client.clone();
+    eventually("it is not ready any more", async || {
         let request = v1::PodSandboxStatusRequest { pod_sandbox_id: sandbox.into(), verbose: false };
-        let status = runtime.client.pod_sandbox_status(request).await.unwrap().into_inner().status.unwrap();
-        if status.state() == v1::PodSandboxState::SandboxNotready {
-            return status;
-        }
-        assert!(began.elapsed() < Duration::from_secs(20), "it stays ready: {status:?}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+        let status = client.pod_sandbox_status(request).await.unwrap().into_inner().status.unwrap();
+        let ready = status.state() == v1::PodSandboxState::SandboxReady;
+        if ready { Err(format!("{status:?}")) } else { Ok(()) }
+    })
+    .await;
+}
+
+/// The pid that a verbose status tells of a container's first process.
+async fn container_pid(runtime: &mut Fixture, container: &str) -> i32 {
+    let request = v1::ContainerStatusRequest { container_id: container.into(), verbose: true };
+    let response = runtime.client.container_status(request).await.unwrap().into_inner();
+    let info: serde_json::Value = serde_json::from_str(&response.info["info"]).unwrap();
+    i32::try_from(info["process"]["pid"].as_i64().unwrap()).unwrap()
 }
 
 #[tokio::test]
@@ -45,7 +52,12 @@ async fn containers_outlive_the_runtime() {
     let sandbox = runtime.run_pod(&pod).await;
     let script = "echo before; while ! test -e /tmp/go; do sleep 0.05; done; echo after; exit 5";
     let runs = runtime.create(&sandbox, &pod, shell(script)).await.unwrap();
-    let mut other = shell("sleep 0.2; exit 6");
+    let mut other = shell("while ! test -e /go/now; do sleep 0.02; done; exit 6");
+    other.mounts = vec![v1::Mount {
+        host_path: runtime.folder.path().join("go").display().to_string(),
+        container_path: "/go".into(),
+        ..Default::default()
+    }];
     other.log_path = "d/0.log".into();
     let ends = runtime.create(&sandbox, &pod, other).await.unwrap();
     let mut third = command(&["true"]);
@@ -66,9 +78,18 @@ async fn containers_outlive_the_runtime() {
         .network
         .unwrap()
         .ip;
+    let pid = container_pid(&mut runtime, &ends).await;
     runtime.stop_runtime().await;
-    // One ends while nobody listens to its shim.
-    tokio::time::sleep(Duration::from_millis(400)).await;
+    // It ends while nobody listens to its shim, which reaps it.
+    std::fs::write(runtime.folder.path().join("go/now"), "").unwrap();
+    eventually("it is reaped", async || {
+        if std::path::Path::new(&format!("/proc/{pid}")).exists() {
+            Err("it is there".to_owned())
+        } else {
+            Ok(())
+        }
+    })
+    .await;
     runtime.start_runtime().await;
     let status = runtime.ended(&ends).await;
     assert_eq!((status.exit_code, status.reason.as_str()), (6, "Error"));
@@ -164,11 +185,7 @@ async fn what_is_left_running_is_stopped_with_its_pod() {
     let polite = runtime.create(&sandbox, &pod, trap).await.unwrap();
     runtime.start(&polite).await.unwrap();
     let log = runtime.status(&polite).await.log_path;
-    let began = Instant::now();
-    while !std::fs::read_to_string(&log).unwrap_or_default().contains("ready") {
-        assert!(began.elapsed() < Duration::from_secs(10));
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    logged(&log, "ready").await;
     runtime.stop(&polite, 20).await;
     assert_eq!(runtime.status(&polite).await.exit_code, 9);
     let mut deaf = command(&["sleep", "1000"]);

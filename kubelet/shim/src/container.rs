@@ -150,7 +150,7 @@ impl Start {
     /// Takes what the child has told.
     pub fn advance(&mut self) -> Progress {
         loop {
-            match self.inbox.next::<Report>() {
+            match self.inbox.take::<Report>() {
                 Ok(Some((Report::Terminal, mut fds))) => self.terminal = fds.pop(),
                 Ok(Some((Report::Ready, _))) => self.ready = true,
                 Ok(Some((Report::Failed(words), _))) => self.failure = Some(words),

@@ -114,7 +114,7 @@ impl Inbox {
     ///
     /// # Errors
     /// When it is malformed.
-    pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<(T, Vec<OwnedFd>)>, FrameError> {
+    pub fn take<T: DeserializeOwned>(&mut self) -> Result<Option<(T, Vec<OwnedFd>)>, FrameError> {
         let Some((header, rest)) = self.bytes.split_first_chunk::<HEADER_BYTES>() else { return Ok(None) };
         let number = |at: usize| {
             u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]) as usize
@@ -143,7 +143,7 @@ pub fn receive<T: DeserializeOwned>(
     inbox: &mut Inbox,
 ) -> Result<(T, Vec<OwnedFd>), FrameError> {
     loop {
-        if let Some(message) = inbox.next()? {
+        if let Some(message) = inbox.take()? {
             return Ok(message);
         }
         inbox.fill(&socket)?;
@@ -178,8 +178,8 @@ mod tests {
     #[test]
     fn a_malformed_message_is_refused() {
         let mut inbox = Inbox { bytes: vec![0xff; 16], fds: VecDeque::new() };
-        assert!(matches!(inbox.next::<Call>(), Err(FrameError::Malformed(None))));
+        assert!(matches!(inbox.take::<Call>(), Err(FrameError::Malformed(None))));
         let mut inbox = Inbox { bytes: vec![2, 0, 0, 0, 0, 0, 0, 0, b'{', b'}'], fds: VecDeque::new() };
-        assert!(matches!(inbox.next::<Call>(), Err(FrameError::Malformed(Some(_)))));
+        assert!(matches!(inbox.take::<Call>(), Err(FrameError::Malformed(Some(_)))));
     }
 }

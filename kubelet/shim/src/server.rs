@@ -128,12 +128,12 @@ impl Server {
     fn handle(&mut self, source: Source) {
         match source {
             Source::Listener => {
-                if let Ok((stream, _)) = self.listener.accept() {
-                    if stream.set_nonblocking(true).is_ok() {
-                        let connection = Connection { socket: stream.into(), inbox: Inbox::default() };
-                        self.connections.insert(self.next_connection, connection);
-                        self.next_connection += 1;
-                    }
+                if let Ok((stream, _)) = self.listener.accept()
+                    && stream.set_nonblocking(true).is_ok()
+                {
+                    let connection = Connection { socket: stream.into(), inbox: Inbox::default() };
+                    self.connections.insert(self.next_connection, connection);
+                    self.next_connection += 1;
                 }
             }
             Source::Signals => {
@@ -145,10 +145,11 @@ impl Server {
             // Sources come with the highest index first, so that one that goes leaves the others in place.
             Source::Start(index) => self.advance(index),
             Source::Output(name, index) => {
-                if let Some(container) = self.containers.get_mut(&name) {
-                    if !container.read(index) && index < container.outputs.len() {
-                        container.outputs.remove(index);
-                    }
+                if let Some(container) = self.containers.get_mut(&name)
+                    && !container.read(index)
+                    && index < container.outputs.len()
+                {
+                    container.outputs.remove(index);
                 }
             }
         }
@@ -162,7 +163,7 @@ impl Server {
         }
         loop {
             let Some(connection) = self.connections.get_mut(&number) else { return };
-            match connection.inbox.next::<Call>() {
+            match connection.inbox.take::<Call>() {
                 Ok(Some((call, fds))) => self.call(number, call, fds),
                 Ok(None) => return,
                 Err(_) => return self.hang_up(number),

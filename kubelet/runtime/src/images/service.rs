@@ -165,7 +165,7 @@ impl Images for Service {
                 };
                 let ends = piece.is_err();
                 // The loader has ended, with an error of its own that says more.
-                if sender.send(piece.map(Bytes::from)).await.is_err() || ends {
+                if sender.send(piece).await.is_err() || ends {
                     return;
                 }
             }

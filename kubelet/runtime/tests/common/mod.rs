@@ -1,5 +1,6 @@
 //! A runtime of its own for each test: folders, cgroups and names that no other test shares, cleaned up and compared.
 #![allow(dead_code)] // each test file uses some of it
+#![allow(clippy::unwrap_used)] // a test that cannot go on should stop
 
 use minik_component::{Shutdown, SystemChance, SystemClock};
 use minik_cri::v1::runtime_service_client::RuntimeServiceClient;
@@ -17,6 +18,19 @@ pub type Runtimes = RuntimeServiceClient<Channel>;
 /// The image of every test: static busybox with all applets.
 pub const IMAGE: &str = "docker.io/library/busybox:1";
 const WITHIN: Duration = Duration::from_secs(20);
+
+/// Waits until `look` gives something; tells what it saw last when it never does.
+pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
+    let began = Instant::now();
+    loop {
+        match look().await {
+            Ok(found) => return found,
+            Err(seen) => assert!(began.elapsed() < WITHIN, "{what}: {seen}"),
+        }
+        // bounded: by the assertion above
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
 
 /// The shim's program, as new as the sources.
 fn shim() -> PathBuf {
@@ -155,15 +169,12 @@ impl Fixture {
 
     /// The status once the container has ended.
     pub async fn ended(&mut self, id: &str) -> ContainerStatus {
-        let began = Instant::now();
-        loop {
+        eventually("it ends", async || {
             let status = self.status(id).await;
-            if status.state() == v1::ContainerState::ContainerExited {
-                return status;
-            }
-            assert!(began.elapsed() < WITHIN, "it does not end: {status:?}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+            let ended = status.state() == v1::ContainerState::ContainerExited;
+            if ended { Ok(status) } else { Err(format!("{status:?}")) }
+        })
+        .await
     }
 
     pub async fn exec(
@@ -273,14 +284,21 @@ async fn start(config: &Config) -> (Runtimes, Shutdown, tokio::task::JoinHandle<
     let shutdown = Shutdown::new();
     let (own, ended) = (config.clone(), shutdown.clone());
     let task = tokio::spawn(async move { minik_runtime::run(own, ended).await.unwrap() });
-    let began = Instant::now();
-    loop {
-        match minik_cri::connect(&config.listen).await {
-            Ok(channel) => return (RuntimeServiceClient::new(channel), shutdown, task),
-            Err(error) => assert!(began.elapsed() < WITHIN && !task.is_finished(), "{error}"),
-        }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    let channel = eventually("the runtime listens", async || {
+        assert!(!task.is_finished(), "the runtime has ended");
+        minik_cri::connect(&config.listen).await.map_err(|error| error.to_string())
+    })
+    .await;
+    (RuntimeServiceClient::new(channel), shutdown, task)
+}
+
+/// Waits until a log has a line with this in it.
+pub async fn logged(path: &str, words: &str) {
+    eventually("the log has it", async || {
+        let log = std::fs::read_to_string(path).unwrap_or_default();
+        if log.contains(words) { Ok(()) } else { Err(log) }
+    })
+    .await;
 }
 
 pub fn namespaces(pid: v1::NamespaceMode) -> v1::NamespaceOption {
@@ -335,14 +353,18 @@ fn busybox_archive() -> Vec<u8> {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Directory);
         header.set_mode(mode);
-        (header.set_uid(0), header.set_gid(0), header.set_mtime(0));
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         header.set_size(0);
         layer.append_data(&mut header, path, std::io::empty()).unwrap();
     };
     let file = |layer: &mut tar::Builder<Vec<u8>>, path: &str, bytes: &[u8], mode| {
         let mut header = tar::Header::new_gnu();
         header.set_mode(mode);
-        (header.set_uid(0), header.set_gid(0), header.set_mtime(0));
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         header.set_size(bytes.len() as u64);
         layer.append_data(&mut header, path, bytes).unwrap();
     };
@@ -356,7 +378,9 @@ fn busybox_archive() -> Vec<u8> {
         header.set_entry_type(tar::EntryType::Symlink);
         header.set_size(0);
         header.set_mode(0o777);
-        (header.set_uid(0), header.set_gid(0), header.set_mtime(0));
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         layer.append_link(&mut header, format!("bin/{applet}"), "busybox").unwrap();
     }
     file(&mut layer, "etc/passwd", b"root:x:0:0::/root:/bin/sh\nweb:x:33:33::/srv:/bin/sh\n", 0o644);

@@ -167,12 +167,12 @@ impl Server {
             if status.is_none() {
                 let _ = rustix::process::waitpid(Pid::from_raw(start.pid), WaitOptions::empty());
             }
-            if start.exec.is_none() {
-                if let Some(mut container) = self.containers.remove(&start.container) {
-                    container.drain();
-                    container.cgroup.kill();
-                    let _ = container.cgroup.remove();
-                }
+            if start.exec.is_none()
+                && let Some(mut container) = self.containers.remove(&start.container)
+            {
+                container.drain();
+                container.cgroup.kill();
+                let _ = container.cgroup.remove();
             }
             return self.answer(start.asked, Err(Refusal { kind: RefusalKind::Start, message: words }));
         }
@@ -221,11 +221,12 @@ impl Server {
         if let Some(exec) = self.execs.remove(&pid) {
             return self.event(Event::ExecExited { exec, exit: exit(status, false) });
         }
-        if let Some(sandbox) = &mut self.sandbox {
-            if sandbox.alive && sandbox.process.pid == pid {
-                sandbox.alive = false;
-                return self.event(Event::PauseExited { exit: exit(status, false) });
-            }
+        if let Some(sandbox) = &mut self.sandbox
+            && sandbox.alive
+            && sandbox.process.pid == pid
+        {
+            sandbox.alive = false;
+            return self.event(Event::PauseExited { exit: exit(status, false) });
         }
         let container = self.containers.iter_mut().find(|(_, container)| {
             matches!(&container.state, ContainerState::Running(process) if process.pid == pid)
