@@ -168,6 +168,7 @@ fn ignored_tests_have_a_reason() {
 #[test]
 fn tests_do_not_sleep() {
     let (root, word) = (root(), ["sle", "ep("].concat());
+    let mut found = Vec::new();
     for file in files(&root, ".rs") {
         let text = std::fs::read_to_string(&file).unwrap();
         if text.contains("start_paused") || text.contains("time::pause") {
@@ -179,9 +180,11 @@ fn tests_do_not_sleep() {
         for (number, line) in text.lines().enumerate() {
             in_tests |= line.trim() == "#[cfg(test)]";
             let excused = line.contains("bounded:") || before.contains("bounded:");
-            let sleeps = in_tests && code(line).contains(&word) && !excused;
-            assert!(!sleeps, "{path}:{}: a test sleeps; wait for a predicate instead", number + 1);
+            if in_tests && code(line).contains(&word) && !excused {
+                found.push(format!("{path}:{}", number + 1));
+            }
             before = line;
         }
     }
+    assert!(found.is_empty(), "tests sleep; wait for a predicate instead:\n{}", found.join("\n"));
 }
