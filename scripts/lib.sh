@@ -81,3 +81,12 @@ build_dist() {
 
 # Whether a program asks for a loader.
 file_is_dynamic() { readelf -l "$1" | grep -q INTERP; }
+
+# The programs that scripts/up runs: the optimized static ones, or with MINIK_PROFILE=dev those of the tests.
+build_programs() {
+    if [ "${MINIK_PROFILE:-dist}" = dev ]; then cargo build --workspace --bins --quiet; else build_dist; fi
+}
+
+programs_folder() {
+    if [ "${MINIK_PROFILE:-dist}" = dev ]; then echo "$target/debug"; else dist_folder; fi
+}

@@ -69,6 +69,13 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// The lines that contain a text.
+    pub fn bearing(&self, mark: &str) -> Vec<&str> {
+        self.lines.iter().map(String::as_str).filter(|line| line.contains(mark)).collect()
+    }
+}
+
 fn entries(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()

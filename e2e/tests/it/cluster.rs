@@ -66,3 +66,40 @@ fn what_cannot_be_done_is_said_in_a_sentence() -> Result<()> {
     assert!(said.err.contains("cannot be a cluster's name"), "{}", said.err);
     cluster.finish()
 }
+
+#[test]
+fn anyone_may_run_a_control_plane() -> Result<()> {
+    use minik_e2e::harness::{kubectl_program, programs, run};
+    use std::os::unix::fs::PermissionsExt;
+    use std::process::Command;
+    // The programs may lie where only root can read.
+    let dir = tempfile::Builder::new().prefix("minik-e2e-anyone-").tempdir()?;
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777))?;
+    for program in ["minik", "minikctl"] {
+        std::fs::copy(programs()?.join(program), dir.path().join(program))?;
+    }
+    std::fs::copy(kubectl_program()?, dir.path().join("kubectl"))?;
+    let name = format!("anyone{}", std::process::id());
+    let nobody = |program: &str, args: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        command.arg(dir.path().join(program)).args(args).current_dir("/").env("HOME", dir.path());
+        command.env("XDG_RUNTIME_DIR", dir.path().join("run")).env("MINIK_CLUSTER", &name);
+        for set in ["XDG_STATE_HOME", "KUBECONFIG", "MINIK_STATE", "MINIK_RUN", "MINIK_PROGRAMS"] {
+            command.env_remove(set);
+        }
+        run(&mut command, "")
+    };
+    let refused = nobody("minikctl", &["cluster", "up"])?;
+    assert!(refused.code == 1 && refused.err.contains("needs root"), "{refused:?}");
+    let up = nobody("minikctl", &["cluster", "up", "--nodes", "0"])?;
+    let seen = nobody("kubectl", &["get", "namespaces", "-o", "name"])?;
+    let deleted = nobody("minikctl", &["cluster", "delete"])?;
+    assert_eq!(up.code, 0, "{up:?}");
+    assert!(seen.out.contains("namespace/kube-system"), "{seen:?}");
+    assert_eq!(deleted.code, 0, "{deleted:?}");
+    let left = minik_e2e::leaks::Machine::look(&[&name]).bearing(&name);
+    assert!(left.is_empty(), "{left:?}");
+    assert!(!dir.path().join(".local/state/minik").exists() && !dir.path().join("run/minik").exists());
+    Ok(())
+}

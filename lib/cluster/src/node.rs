@@ -130,9 +130,7 @@ impl Plan {
     }
 
     fn mount_all(&self) -> Result<()> {
-        let root = Path::new("/");
-        mount_change(root, MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
-            .map_err(file("make a slave", root))?;
+        become_slave()?;
         // Taken before /sys and /run are covered.
         let run = take(&self.own_run)?;
         let resolv_conf = self.resolv_conf.as_ref().map(|(own, over)| Ok::<_, Error>((take(own)?, over)));
@@ -167,6 +165,22 @@ impl Plan {
             std::os::unix::fs::symlink(target, link).map_err(file("link", link))?;
         }
         Ok(())
+    }
+}
+
+/// What the host mounts later is seen here, and nothing goes back.
+fn become_slave() -> Result<()> {
+    let slave = MountPropagationFlags::DOWNSTREAM;
+    let root = Path::new("/");
+    match mount_change(root, slave | MountPropagationFlags::REC) {
+        // After a chroot, the root need not be a mount; those below it are.
+        Err(rustix::io::Errno::INVAL) => {
+            let path = Path::new("/proc/self/mountinfo");
+            let mounts = std::fs::read_to_string(path).map_err(file("read", path))?;
+            let points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
+            points.into_iter().try_for_each(|at| mount_change(at, slave).map_err(file("make a slave", at)))
+        }
+        other => other.map_err(file("make a slave", root)),
     }
 }
 
