@@ -98,7 +98,8 @@ fn anyone_may_run_a_control_plane() -> Result<()> {
     assert_eq!(up.code, 0, "{up:?}");
     assert!(seen.out.contains("namespace/kube-system"), "{seen:?}");
     assert_eq!(deleted.code, 0, "{deleted:?}");
-    let left = minik_e2e::leaks::Machine::look(&[&name]).bearing(&name);
+    let machine = minik_e2e::leaks::Machine::look(&[&name]);
+    let left = machine.bearing(&name);
     assert!(left.is_empty(), "{left:?}");
     assert!(!dir.path().join(".local/state/minik").exists() && !dir.path().join("run/minik").exists());
     Ok(())
