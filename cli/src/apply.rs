@@ -124,7 +124,7 @@ async fn apply(
             let dry = if args.dry_run.is_some() { " (server dry run)" } else { "" };
             terminal.line(&format!("{} {done}{dry}", place.tagged()))
         }
-        Some(Form::Name | Form::Table | Form::Wide) => terminal.line(&place.tagged()),
+        Some(Form::Name | Form::Table | Form::Wide | Form::Columns(_)) => terminal.line(&place.tagged()),
         Some(form) => {
             let object = shown(after, &place.resource, false);
             if *form == Form::Yaml {

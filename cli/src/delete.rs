@@ -24,10 +24,10 @@ pub struct Args {
     #[command(flatten)]
     sources: Sources,
     /// Objects with these labels
-    #[arg(short = 'l', long, default_value = "", value_name = "SELECTOR")]
+    #[arg(short = 'l', long, default_value = "", value_name = "SELECTOR", hide_default_value = true)]
     selector: String,
     /// Objects with these fields
-    #[arg(long, default_value = "", value_name = "SELECTOR")]
+    #[arg(long, default_value = "", value_name = "SELECTOR", hide_default_value = true)]
     field_selector: String,
     /// All objects of the type in the namespace
     #[arg(long)]

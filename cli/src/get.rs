@@ -1,7 +1,8 @@
 //! `minikctl get`: shows objects, as a table or in another form, once or as they change.
 
+use crate::jsonpath::Template;
 use crate::manifest::Sources;
-use crate::output::{Form, list, name, print, shown};
+use crate::output::{Form, column_lines, list, name, print, shown};
 use crate::place::Place;
 use crate::resources::{Target, tagged, targets};
 use crate::session::{CallError, Event, Session};
@@ -25,14 +26,18 @@ pub struct Args {
     #[arg(short = 'A', long)]
     all_namespaces: bool,
     /// Only objects with these labels
-    #[arg(short = 'l', long, default_value = "", value_name = "SELECTOR")]
+    #[arg(short = 'l', long, default_value = "", value_name = "SELECTOR", hide_default_value = true)]
     selector: String,
     /// Only objects with these fields
-    #[arg(long, default_value = "", value_name = "SELECTOR")]
+    #[arg(long, default_value = "", value_name = "SELECTOR", hide_default_value = true)]
     field_selector: String,
-    /// wide, yaml, json, name, jsonpath=TEMPLATE or jsonpath-file=FILE instead of a table
+    /// wide, yaml, json, name, jsonpath=TEMPLATE, jsonpath-file=FILE or custom-columns=HEAD:PATH,... instead of the usual
+    /// table
     #[arg(short, long, default_value = "", value_name = "FORM", hide_default_value = true)]
     output: Form,
+    /// Sort by what this jsonpath leads to
+    #[arg(long, value_name = "PATH", value_parser = Template::relaxed)]
+    sort_by: Option<Template>,
     /// Go on as objects change
     #[arg(short, long)]
     watch: bool,
@@ -140,6 +145,12 @@ async fn table_of(session: &Session, args: &Args, place: &Source) -> Result<Tabl
     let mut all = Table::default();
     loop {
         let path = page(args, place, &all.metadata.token);
+        // Sorting needs whole objects.
+        let path = match (&args.sort_by, path.contains('?')) {
+            (None, _) => path,
+            (Some(_), true) => format!("{path}&includeObject=Object"),
+            (Some(_), false) => format!("{path}?includeObject=Object"),
+        };
         let next: Table = session.get_as(&path, table::ACCEPT).await?;
         if next.kind != "Table" {
             return Err(CallError::Garbled(format!("it is no Table but {:?}", next.kind)));
@@ -185,7 +196,10 @@ async fn tables(
             Err(error) => failures.push(Failure::from(error)),
         }
     }
-    for (at, (resource, table)) in shown.iter().enumerate() {
+    for (at, (resource, table)) in shown.iter_mut().enumerate() {
+        if let Some(path) = &args.sort_by {
+            table.rows.sort_by(|a, b| by(path, &a.object.whole(), &b.object.whole()));
+        }
         if at > 0 {
             terminal.line("")?;
         }
@@ -224,6 +238,14 @@ async fn items(session: &Session, args: &Args, place: &Source) -> Result<Vec<Val
     }
 }
 
+/// The order of two objects by what a path leads to; what has nothing there comes first.
+fn by(path: &Template, a: &Value, b: &Value) -> std::cmp::Ordering {
+    match (path.values(a).first(), path.values(b).first()) {
+        (Some(a), Some(b)) => crate::jsonpath::order(a, b).unwrap_or(std::cmp::Ordering::Equal),
+        (a, b) => a.is_some().cmp(&b.is_some()),
+    }
+}
+
 async fn objects(
     session: &Session,
     args: &Args,
@@ -240,6 +262,14 @@ async fn objects(
             Err(error) if args.ignore_not_found && error.code() == Some(404) => {}
             Err(error) => failures.push(Failure::from(error)),
         }
+    }
+    if let Some(path) = &args.sort_by {
+        all.sort_by(|a, b| by(path, a, b));
+    }
+    if let Form::Columns(columns) = &args.output {
+        let lines = column_lines(columns, &all, args.no_headers);
+        table::all_aligned(&lines).iter().try_for_each(|line| terminal.line(line))?;
+        return Failure::all(failures);
     }
     let alone = matches!(places, [place] if place.name.is_some());
     match all.pop() {

@@ -52,7 +52,7 @@ pub struct Args {
     #[arg(long)]
     prefix: bool,
     /// Pods with these labels
-    #[arg(short = 'l', long, default_value = "", value_name = "SELECTOR")]
+    #[arg(short = 'l', long, default_value = "", value_name = "SELECTOR", hide_default_value = true)]
     selector: String,
 }
 

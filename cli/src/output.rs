@@ -21,6 +21,8 @@ pub enum Form {
     Name,
     /// A jsonpath template.
     JsonPath(Template),
+    /// A table with columns of one's own: heads and paths.
+    Columns(Vec<(String, Template)>),
 }
 
 impl std::str::FromStr for Form {
@@ -37,14 +39,40 @@ impl std::str::FromStr for Form {
             "name" => Ok(Form::Name),
             other => match other.split_once('=') {
                 Some(("jsonpath", text)) => template(text),
+                Some(("custom-columns", text)) => columns(text).map(Form::Columns),
                 Some(("jsonpath-file", file)) => {
                     let text = std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
                     template(&text)
                 }
-                _ => Err("write wide, yaml, json, name, jsonpath=TEMPLATE or jsonpath-file=FILE".into()),
+                _ => Err("write wide, yaml, json, name, jsonpath=TEMPLATE, jsonpath-file=FILE or custom-columns=HEAD:PATH,...".into()),
             },
         }
     }
+}
+
+/// Reads `HEAD:PATH,HEAD:PATH`.
+fn columns(text: &str) -> Result<Vec<(String, Template)>, String> {
+    let one = |column: &str| {
+        let (head, path) = column.split_once(':').ok_or_else(|| format!("{column:?} is no HEAD:PATH"))?;
+        Ok((head.to_owned(), Template::relaxed(path).map_err(|error| error.to_string())?))
+    };
+    text.split(',').map(one).collect()
+}
+
+/// The lines of objects in columns of one's own.
+pub fn column_lines(columns: &[(String, Template)], objects: &[Value], no_headers: bool) -> Vec<Vec<String>> {
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "<none>".to_owned(),
+        other => other.to_string(),
+    };
+    let cell = |template: &Template, object: &Value| match template.values(object).as_slice() {
+        [] => "<none>".to_owned(),
+        values => values.iter().map(|value| text(value)).collect::<Vec<_>>().join(","),
+    };
+    let line = |object: &Value| columns.iter().map(|(_, template)| cell(template, object)).collect();
+    let head = (!no_headers).then(|| columns.iter().map(|(head, _)| head.clone()).collect());
+    head.into_iter().chain(objects.iter().map(line)).collect()
 }
 
 /// Makes an object fit to be shown by itself: its kind stands in it, its managers do not.
@@ -73,7 +101,7 @@ pub fn print(form: &Form, object: &Value, terminal: &mut Terminal<'_>) -> Result
         Form::Yaml => terminal.bytes(yaml::print(object).as_bytes()),
         Form::Json => terminal.line(&indented(object)),
         Form::JsonPath(template) => terminal.bytes(template.text(object).as_bytes()),
-        Form::Name | Form::Table | Form::Wide => Ok(()),
+        Form::Name | Form::Table | Form::Wide | Form::Columns(_) => Ok(()),
     }
 }
 

@@ -61,20 +61,38 @@ pub struct Row {
 pub struct Object {
     /// Its metadata.
     pub metadata: Meta,
+    #[serde(flatten)]
+    rest: serde_json::Map<String, Value>,
+}
+
+impl Object {
+    /// All that the server sent of it.
+    pub fn whole(&self) -> Value {
+        let mut whole = self.rest.clone();
+        whole.insert("metadata".into(), Value::Object(self.metadata.whole.clone()));
+        Value::Object(whole)
+    }
 }
 
 /// The metadata of a row's object.
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(from = "serde_json::Map<String, Value>")]
 pub struct Meta {
-    /// Its name.
-    pub name: String,
+    whole: serde_json::Map<String, Value>,
     /// Its namespace.
     pub namespace: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
-    /// Its revision.
-    pub resource_version: String,
+}
+
+impl From<serde_json::Map<String, Value>> for Meta {
+    fn from(whole: serde_json::Map<String, Value>) -> Meta {
+        let text = |field: &str| whole.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let labels = whole.get("labels").and_then(Value::as_object).into_iter().flatten();
+        let labels =
+            labels.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect();
+        Meta { namespace: text("namespace"), labels, whole }
+    }
 }
 
 /// How a table is shown.

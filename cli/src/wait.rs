@@ -24,7 +24,7 @@ pub struct Args {
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = signed_duration)]
     timeout: Duration,
     /// Objects with these labels
-    #[arg(short = 'l', long, default_value = "", value_name = "SELECTOR")]
+    #[arg(short = 'l', long, default_value = "", value_name = "SELECTOR", hide_default_value = true)]
     selector: String,
     /// All objects of the type in the namespace
     #[arg(long)]

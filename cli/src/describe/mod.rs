@@ -23,7 +23,7 @@ pub struct Args {
     /// pod or node: TYPE, TYPE NAME... or TYPE/NAME...
     resources: Vec<String>,
     /// Objects with these labels
-    #[arg(short = 'l', long, default_value = "", value_name = "SELECTOR")]
+    #[arg(short = 'l', long, default_value = "", value_name = "SELECTOR", hide_default_value = true)]
     selector: String,
     /// Objects of all namespaces
     #[arg(short = 'A', long)]

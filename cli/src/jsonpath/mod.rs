@@ -7,6 +7,8 @@
 mod eval;
 mod parse;
 
+pub use eval::order;
+
 use serde_json::Value;
 
 /// A template.
