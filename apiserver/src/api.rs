@@ -37,8 +37,8 @@ pub struct Settings {
     pub chance: Arc<dyn Chance>,
     /// Where metrics are registered.
     pub metrics: prometheus::Registry,
-    /// How kubelets are reached; `None` refuses what goes through them.
-    pub kubelets: Option<crate::proxy::Kubelets>,
+    /// How kubelets are reached.
+    pub kubelets: crate::proxy::Kubelets,
     /// Where requests are told to.
     pub audit: crate::audit::Audit,
 }

@@ -121,6 +121,18 @@ pub enum ApiError {
     /// Something that is not built yet. Final.
     #[error("{0} is not built yet in minik")]
     NotImplemented(String),
+    /// What somebody behind the server refused, with his code. Final or not as he says.
+    #[error("{message}")]
+    Handed {
+        /// The code.
+        code: StatusCode,
+        /// The reason, empty for none.
+        reason: &'static str,
+        /// The message.
+        message: String,
+        /// What he said.
+        words: String,
+    },
     /// What stock answers with code 500 and no reason. Final.
     #[error("{0}")]
     Failed(String),
@@ -157,6 +169,7 @@ impl ApiError {
             ApiError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "Timeout"),
             ApiError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable"),
             ApiError::NotImplemented(_) => (StatusCode::NOT_IMPLEMENTED, "NotImplemented"),
+            ApiError::Handed { code, reason, .. } => (*code, *reason),
             ApiError::Failed(_) => (StatusCode::INTERNAL_SERVER_ERROR, ""),
             ApiError::Inapplicable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "Invalid"),
             ApiError::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
@@ -212,6 +225,10 @@ impl ApiError {
             ApiError::TooManyRequests { retry_after_seconds, .. } => serde_json::Map::from_iter([(
                 "retryAfterSeconds".to_owned(),
                 Value::from(*retry_after_seconds),
+            )]),
+            ApiError::Handed { words, .. } => serde_json::Map::from_iter([(
+                "causes".to_owned(),
+                json!([{"reason": "UnexpectedServerResponse", "message": words}]),
             )]),
             ApiError::Internal(message) => {
                 serde_json::Map::from_iter([("causes".to_owned(), json!([{"message": message}]))])

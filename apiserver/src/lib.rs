@@ -38,4 +38,5 @@ pub use api::{Api, OpenError, Settings};
 pub use audit::{Audit, AuditLevel};
 pub use error::{ApiError, Named};
 pub use loopback::{Loopback, Place};
+pub use proxy::{KubeletFiles, Kubelets};
 pub use world::{Follower, View, World};
