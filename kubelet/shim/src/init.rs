@@ -148,13 +148,10 @@ fn enter_sandbox(pause: &Pause, spec: &ContainerSpec, cgroup: &Cgroup) -> Result
     }
     // Whoever has the host's IPC namespace has the host's shared memory with it.
     let shm = pause.ipc.is_some().then_some((&pause.mount, SHM));
-    let mut sources = rootfs::take_sources(spec, shm, cgroup)?;
-    if pause.ipc.is_none() {
-        sources.share_host_shm()?;
-    }
     if let Some(value) = spec.oom_score_adj {
         set_oom_score(value);
     }
+    let sources = rootfs::take_sources(spec, shm, cgroup)?;
     if cgroup.is_unified() {
         sys::unshare_cgroup().map_err(|error| InitError::System("leave the cgroup namespace", error))?;
     }

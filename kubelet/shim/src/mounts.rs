@@ -1,6 +1,6 @@
 //! Mounts as descriptors: made detached, then attached inside a root that paths cannot leave.
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
@@ -83,14 +83,9 @@ pub fn attach(mount: impl AsFd, point: impl AsFd, path: &Path) -> Result<(), Mou
 pub struct Root(OwnedFd);
 
 impl Root {
-    /// Opens it.
-    ///
-    /// # Errors
-    /// When it is no folder.
-    pub fn open(path: &Path) -> Result<Root, MountError> {
-        rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map(Root)
-            .map_err(|error| MountError::new("open", path, error))
+    /// The folder that a descriptor is open on.
+    pub fn new(fd: OwnedFd) -> Root {
+        Root(fd)
     }
 
     /// Its descriptor.
@@ -208,7 +203,8 @@ mod tests {
         std::fs::create_dir(&inside).unwrap();
         std::os::unix::fs::symlink(&outside, inside.join("absolute")).unwrap();
         std::os::unix::fs::symlink("../outside", inside.join("up")).unwrap();
-        let root = Root::open(&inside).unwrap();
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let root = Root::new(rustix::fs::open(&inside, flags, Mode::empty()).unwrap());
         root.file(Path::new("/up/../../x/y")).unwrap();
         root.folder(Path::new("../../../deep/er")).unwrap();
         assert!(inside.join("x/y").is_file() && inside.join("deep/er").is_dir());

@@ -165,6 +165,7 @@ fn set_sysctl(name: &str, value: &str) -> Result<(), PauseError> {
 
 fn empty_root(shm_bytes: u64) -> Result<(), MountError> {
     let failed = |attempt: &'static str| move |error| MountError::new(attempt, Path::new("/"), error);
+    crate::rootfs::leave_chroot()?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(failed("make mounts private below"))?;
     let root = tmpfs(&[("mode", "0755"), ("size", "4k")], 0)?;

@@ -13,7 +13,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, move_mount, unmount,
 };
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
@@ -21,8 +21,18 @@ const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
 const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
 const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 
+/// The root's own file system.
+enum Layers {
+    /// The overlay, not attached yet.
+    Mount(OwnedFd),
+    /// Its folders (layers, writes, work), for kernels that must be told them all at once.
+    Folders(Vec<OwnedFd>, OwnedFd, OwnedFd),
+}
+
 /// What the container gets from outside, taken before its mount namespace is cut off from the host's.
 pub struct Sources {
+    layers: Layers,
+    mountpoint: OwnedFd,
     binds: Vec<OwnedFd>,
     shm: Option<OwnedFd>,
     cgroups: Vec<(String, OwnedFd)>,
@@ -38,6 +48,8 @@ pub fn take_sources(
     shm: Option<(&OwnedFd, &str)>,
     cgroup: &Cgroup,
 ) -> Result<Sources, MountError> {
+    let layers = layers(&spec.rootfs)?;
+    let mountpoint = folder(&spec.rootfs.mountpoint)?;
     let binds = spec.mounts.iter().map(|bind| copy_of(CWD, &bind.source, true)).collect::<Result<_, _>>()?;
     let mut devices = Vec::new();
     for device in &spec.devices {
@@ -57,20 +69,16 @@ pub fn take_sources(
             cgroups.push((name, copy_of(CWD, &folder.path, false)?));
         }
     }
-    // Last: it leaves the host's mounts for a moment.
-    let shm = shm.map(|(namespace, path)| copy_from(namespace, Path::new(path))).transpose()?;
-    Ok(Sources { binds, shm, cgroups, devices })
-}
-
-impl Sources {
-    /// Gives the container the host's shared memory, as whoever has the host's IPC namespace.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub fn share_host_shm(&mut self) -> Result<(), MountError> {
-        self.shm = Some(copy_of(CWD, Path::new("/dev/shm"), false)?);
-        Ok(())
-    }
+    // Last: from here on paths begin at the namespace's own root.
+    let shm = match shm {
+        Some((namespace, path)) => Some(copy_from(namespace, Path::new(path))?),
+        None => {
+            let copy = copy_of(CWD, Path::new("/dev/shm"), false)?;
+            leave_chroot()?;
+            Some(copy)
+        }
+    };
+    Ok(Sources { layers, mountpoint, binds, shm, cgroups, devices })
 }
 
 /// A privileged container sees every device of the host, as it is now.
@@ -98,18 +106,38 @@ fn host_devices() -> Result<Vec<(PathBuf, OwnedFd)>, MountError> {
     Ok(devices)
 }
 
-/// A detached copy of a mount in another mount namespace.
+/// A detached copy of a mount in another mount namespace. It comes back to the own namespace's root.
 fn copy_from(namespace: &OwnedFd, path: &Path) -> Result<OwnedFd, MountError> {
-    let failed = |attempt: &'static str| move |error| MountError::new(attempt, path, error);
+    let back = own_namespace()?;
+    enter_namespace(namespace)?;
+    let copy = copy_of(CWD, path, false);
+    enter_namespace(&back)?;
+    copy
+}
+
+fn own_namespace() -> Result<OwnedFd, MountError> {
     let own = Path::new("/proc/self/ns/mnt");
-    let back = rustix::fs::open(own, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|error| MountError::new("open", own, error))?;
+    rustix::fs::open(own, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| MountError::new("open", own, error))
+}
+
+fn enter_namespace(namespace: &OwnedFd) -> Result<(), MountError> {
     let kind = rustix::thread::LinkNameSpaceType::Mount;
     rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(kind))
-        .map_err(failed("go where the sandbox has"))?;
-    let copy = copy_of(CWD, path, false);
-    rustix::thread::move_into_link_name_space(back.as_fd(), Some(kind)).map_err(failed("come back from"))?;
-    copy
+        .map_err(|error| MountError::new("enter the mount namespace of", Path::new("/"), error))
+}
+
+/// Makes the mount namespace's own root this process's root: whoever started minik may have changed that.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn leave_chroot() -> Result<(), MountError> {
+    enter_namespace(&own_namespace()?)
+}
+
+fn folder(path: &Path) -> Result<OwnedFd, MountError> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| MountError::new("open", path, error))
 }
 
 /// Builds the root and enters it. The process must be in the container's namespaces.
@@ -121,8 +149,7 @@ pub fn enter(spec: &ContainerSpec, sources: Sources) -> Result<(), MountError> {
     let failed = |attempt: &'static str| move |error| MountError::new(attempt, top, error);
     mount_change(top, MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(failed("make mounts private below"))?;
-    mount_overlay(&spec.rootfs)?;
-    let root = Root::open(&spec.rootfs.mountpoint)?;
+    let root = mount_overlay(&spec.rootfs.mountpoint, &sources.layers, &sources.mountpoint)?;
     mount_kernel(&root, spec)?;
     mount_dev(&root, &sources)?;
     mount_sys(&root, spec, sources.cgroups)?;
@@ -142,21 +169,36 @@ pub fn enter(spec: &ContainerSpec, sources: Sources) -> Result<(), MountError> {
     rustix::process::chdir("/").map_err(failed("enter"))
 }
 
-fn mount_overlay(spec: &RootfsSpec) -> Result<(), MountError> {
-    let failed = |error| MountError::new("mount the root over", &spec.mountpoint, error);
+fn layers(spec: &RootfsSpec) -> Result<Layers, MountError> {
     match overlay(spec) {
-        Ok(mount) => rustix::mount::move_mount(
-            &mount,
-            "",
-            CWD,
-            &spec.mountpoint,
-            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
-        )
-        .map_err(failed),
+        Ok(mount) => Ok(Layers::Mount(mount)),
         // Kernels before 6.5 take all layers in one string only.
-        Err(Errno::INVAL) => overlay_by_string(spec).map_err(failed),
-        Err(error) => Err(failed(error)),
+        Err(Errno::INVAL) => {
+            let lower = spec.lower.iter().map(|layer| folder(layer)).collect::<Result<_, _>>()?;
+            Ok(Layers::Folders(lower, folder(&spec.upper)?, folder(&spec.work)?))
+        }
+        Err(error) => Err(MountError::new("mount the layers of", &spec.upper, error)),
     }
+}
+
+fn mount_overlay(path: &Path, layers: &Layers, point: &OwnedFd) -> Result<Root, MountError> {
+    let failed = |error| MountError::new("mount the root over", path, error);
+    let (lower, upper, work) = match layers {
+        Layers::Mount(mount) => {
+            attach(mount, point, path)?;
+            return mount.try_clone().map(Root::new).map_err(|_| failed(Errno::MFILE));
+        }
+        Layers::Folders(lower, upper, work) => (lower, upper, work),
+    };
+    let by_number = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let lower: Vec<_> = lower.iter().map(by_number).collect();
+    let data =
+        format!("lowerdir={},upperdir={},workdir={}", lower.join(":"), by_number(upper), by_number(work));
+    let data = std::ffi::CString::new(data).map_err(|_| failed(Errno::INVAL))?;
+    let target = by_number(point);
+    mount("overlay", target.as_str(), "overlay", MountFlags::empty(), Some(data.as_c_str())).map_err(failed)?;
+    // What was opened before lies under the new mount; only the path leads to what is on top.
+    folder(path).map(Root::new)
 }
 
 fn overlay(spec: &RootfsSpec) -> Result<OwnedFd, Errno> {
@@ -170,20 +212,6 @@ fn overlay(spec: &RootfsSpec) -> Result<OwnedFd, Errno> {
     set("workdir", &spec.work)?;
     rustix::mount::fsconfig_create(&context)?;
     rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
-}
-
-fn overlay_by_string(spec: &RootfsSpec) -> Result<(), Errno> {
-    let escaped =
-        |path: &Path| path.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,");
-    let lower: Vec<_> = spec.lower.iter().map(|layer| escaped(layer)).collect();
-    let data = format!(
-        "lowerdir={},upperdir={},workdir={}",
-        lower.join(":"),
-        escaped(&spec.upper),
-        escaped(&spec.work)
-    );
-    let data = std::ffi::CString::new(data).map_err(|_| Errno::INVAL)?;
-    mount("overlay", &spec.mountpoint, "overlay", MountFlags::empty(), Some(data.as_c_str()))
 }
 
 fn mount_kernel(root: &Root, spec: &ContainerSpec) -> Result<(), MountError> {
