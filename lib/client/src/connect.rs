@@ -1,7 +1,7 @@
 //! A `kube::Client` over one HTTP/2 connection.
 //!
-//! kube's own transport speaks HTTP/1.1 and so opens a connection a watch; this one lets ALPN choose HTTP/2, over
-//! which hyper's pool shares one connection for everything.
+//! kube's own transport speaks HTTP/1.1 and so opens a connection a watch; this one speaks HTTP/2 only, as every
+//! apiserver does, so that hyper's pool shares one connection for everything from the first call on.
 
 use crate::kubeconfig::KubeconfigError;
 use bytes::Bytes;
@@ -126,11 +126,13 @@ pub fn connect_as(
         Identity::None | Identity::Token(_) | Identity::TokenFile(_) => ClientIdentity::None,
     };
     let roots = tls::roots(tls::parse_certs(&access.ca_pem)?)?;
-    let config = tls::client(roots, identity, &[b"h2", b"http/1.1"])?;
+    let config = tls::client(roots, identity, &[b"h2"])?;
     let host = access.server_name.as_deref().unwrap_or_else(|| base.host().unwrap_or_default());
     let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|_| bad())?;
     let connector = Connector { tls: TlsConnector::from(Arc::new(config)), name };
     let pool = Pool::builder(TokioExecutor::new())
+        // Calls that begin together wait for one connection; with a choice of protocols each would make its own.
+        .http2_only(true)
         .pool_timer(TokioTimer::new())
         .timer(TokioTimer::new())
         .http2_keep_alive_interval(PING_EVERY)

@@ -87,10 +87,14 @@ impl Discovery {
     /// # Errors
     /// When the server refuses, cannot be reached, takes too long or knows no aggregated discovery.
     pub async fn fetch(client: &kube::Client) -> Result<Discovery, ClientError> {
-        let GroupList { kind: ListKind::Aggregated, items: core } =
-            call::get_as(client, "/api", ACCEPT).await?;
-        let GroupList { kind: ListKind::Aggregated, items: groups } =
-            call::get_as(client, "/apis", ACCEPT).await?;
+        // Both at once: on a connection that is still to be made, one wait is enough.
+        let (core, groups) = futures::future::try_join(
+            call::get_as::<GroupList>(client, "/api", ACCEPT),
+            call::get_as::<GroupList>(client, "/apis", ACCEPT),
+        )
+        .await?;
+        let GroupList { kind: ListKind::Aggregated, items: core } = core;
+        let GroupList { kind: ListKind::Aggregated, items: groups } = groups;
         Ok(Discovery::read(core.into_iter().chain(groups)))
     }
 
