@@ -185,7 +185,8 @@ fn limit(hierarchy: &Hierarchy, dir: &Path, limits: &PodLimits, most_pids: i64) 
         set("cpu.cfs_quota_us", if limits.cpu_quota > 0 { limits.cpu_quota } else { -1 }.to_string())?;
     }
     if hierarchy.has("memory") {
-        set("memory.use_hierarchy", "1".into()).or_else(|_| Ok::<(), io::Error>(()))?;
+        // Refused where it is so already.
+        let _ = set("memory.use_hierarchy", "1".into());
         let bytes = if limits.memory_bytes > 0 { limits.memory_bytes } else { -1 };
         set("memory.limit_in_bytes", bytes.to_string())?;
     }

@@ -1,5 +1,6 @@
 //! Flags by upstream's names, and what they mean.
 
+use crate::node::{DEFAULT_THRESHOLDS, Thresholds};
 use clap::{ArgAction, Args};
 use minik_component::{Chance, Clock, SystemChance, SystemClock, TelemetryFlags};
 use std::net::IpAddr;
@@ -78,6 +79,9 @@ pub struct Flags {
     /// Memory of the node that Pods may have, if not all of the machine's (a quantity)
     #[arg(long, value_name = "QUANTITY", value_parser = quantity)]
     pub node_memory: Option<String>,
+    /// From when on Pods are evicted
+    #[arg(long, default_value = DEFAULT_THRESHOLDS, value_name = "SIGNAL<QUANTITY,...")]
+    pub eviction_hard: Thresholds,
     /// Sysctls that Pods may set though they are not safe, `*` at the end for all of a group
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub allowed_unsafe_sysctls: Vec<String>,
@@ -149,6 +153,7 @@ impl Flags {
             resolv_conf: self.resolv_conf.clone(),
             cpu: self.node_cpu.clone(),
             memory: self.node_memory.clone(),
+            thresholds: self.eviction_hard,
             unsafe_sysctls: self.allowed_unsafe_sysctls.clone(),
             clock: Arc::new(SystemClock::default()),
             chance: Arc::new(SystemChance),
@@ -209,6 +214,8 @@ pub struct Config {
     pub cpu: Option<String>,
     /// Memory of the node, if not the machine's.
     pub memory: Option<String>,
+    /// From when on something runs short.
+    pub thresholds: Thresholds,
     /// Sysctls that Pods may set though they are not safe.
     pub unsafe_sysctls: Vec<String>,
     /// The time.

@@ -143,7 +143,9 @@ pub(crate) async fn run_with(
     ));
     let services = Informer::<ServiceObject>::builder(Source::all("/api/v1/services"));
     let objects = Arc::new(Objects::new(client.clone(), config.clock.clone()));
+    let mailboxes = Mailboxes::default();
     let context = Arc::new(Context {
+        mailboxes: mailboxes.clone(),
         images: Images::new(runtime.clone(), config.clock.clone()),
         volumes: Volumes::new(&config.root_dir, objects.clone()),
         cgroups: Cgroups::discover(config.cgroup_root.as_deref(), config.pod_max_pids),
@@ -158,7 +160,6 @@ pub(crate) async fn run_with(
         config: config.clone(),
     });
     let (pods_seen, nodes_seen) = (pods.informer(), nodes.informer());
-    let mailboxes = Mailboxes::default();
     let (health, health_seen) = watch::channel(HealthLook::first(&*runtime).await);
     let (told, mut told_seen) = watch::channel(NodeUpdate::default());
     let keeper = NodeKeeper {
@@ -180,7 +181,12 @@ pub(crate) async fn run_with(
         services.run(client.clone(), config.chance.clone(), shutdown.clone()),
     ));
     parts.spawn(named("node keeper", keeper.run(shutdown.clone())));
-    let look = HealthLook { runtime: runtime.clone(), root: config.root_dir.clone(), told: health };
+    let look = HealthLook {
+        runtime: runtime.clone(),
+        root: config.root_dir.clone(),
+        told: health,
+        thresholds: config.thresholds,
+    };
     parts.spawn(named("health", look.run(shutdown.clone())));
     let follower = Follower { context: context.clone(), mailboxes: mailboxes.clone() };
     parts.spawn(named("runtime events", follower.run(shutdown.clone())));

@@ -12,12 +12,20 @@ use minik_cri::v1;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 
-/// A refusal.
-fn refuse(code: StatusCode, words: impl Into<String>) -> Response<Body> {
-    text(code, words.into())
+/// Why a stream is not opened.
+struct Refusal(StatusCode, String);
+
+impl From<Refusal> for Response<Body> {
+    fn from(Refusal(code, words): Refusal) -> Response<Body> {
+        text(code, words)
+    }
 }
 
-fn pod(state: &State, namespace: &str, name: &str) -> Result<Arc<PodObject>, Response<Body>> {
+fn refuse(code: StatusCode, words: impl Into<String>) -> Refusal {
+    Refusal(code, words.into())
+}
+
+fn pod(state: &State, namespace: &str, name: &str) -> Result<Arc<PodObject>, Refusal> {
     let all = state.mailboxes.all();
     let found = all
         .iter()
@@ -26,7 +34,7 @@ fn pod(state: &State, namespace: &str, name: &str) -> Result<Arc<PodObject>, Res
     found.map(|wanted| wanted.pod).ok_or_else(|| refuse(StatusCode::NOT_FOUND, "pod does not exist"))
 }
 
-async fn running(state: &State, pod: &PodObject, container: &str) -> Result<String, Response<Body>> {
+async fn running(state: &State, pod: &PodObject, container: &str) -> Result<String, Refusal> {
     let view = Observer::default().observe(&*state.context.runtime, pod.uid()).await;
     let view = view.map_err(failed)?;
     match view.latest(container).filter(|run| run.is_alive()) {
@@ -35,7 +43,7 @@ async fn running(state: &State, pod: &PodObject, container: &str) -> Result<Stri
     }
 }
 
-fn failed(error: RuntimeError) -> Response<Body> {
+fn failed(error: RuntimeError) -> Refusal {
     refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
 }
 
@@ -65,7 +73,7 @@ pub async fn exec(
     };
     match url.await {
         Ok(url) => hand_through(&url, request).await,
-        Err(refusal) => refusal,
+        Err(refusal) => refusal.into(),
     }
 }
 
@@ -90,7 +98,7 @@ pub async fn attach(
     };
     match url.await {
         Ok(url) => hand_through(&url, request).await,
-        Err(refusal) => refusal,
+        Err(refusal) => refusal.into(),
     }
 }
 
@@ -116,13 +124,13 @@ pub async fn port_forward(
     };
     match url.await {
         Ok(url) => hand_through(&url, request).await,
-        Err(refusal) => refusal,
+        Err(refusal) => refusal.into(),
     }
 }
 
 /// Sends the request on and, once both sides have agreed on another protocol, copies bytes both ways.
 async fn hand_through(url: &str, mut request: Request<Incoming>) -> Response<Body> {
-    let bad = |words: String| refuse(StatusCode::BAD_GATEWAY, words);
+    let bad = |words: String| text(StatusCode::BAD_GATEWAY, words);
     let Ok(url) = url.parse::<Uri>() else {
         return bad(format!("the runtime's address {url:?} is none"));
     };

@@ -19,6 +19,8 @@ pub struct Memory {
     pub held: BTreeMap<String, i64>,
     /// What probes found, by instance.
     pub probes: BTreeMap<String, Found>,
+    /// Why a wish for other resources is not fulfilled: reason and message.
+    pub resize: Option<Failure>,
     /// Why the Pod as a whole has failed.
     pub verdict: Option<Verdict>,
 }

@@ -65,7 +65,7 @@ impl Plan {
 pub fn plan(pod: &PodObject, view: &PodView, memory: &Memory, now_ns: i64) -> Plan {
     let mut planner = Planner { pod, view, memory, now_ns, plan: Plan::default() };
     if planner.needs_sandbox() {
-        planner.from_the_beginning();
+        planner.begin_anew();
     } else {
         planner.go_on();
     }
@@ -95,7 +95,7 @@ impl Planner<'_> {
     }
 
     /// Without a sandbox all begins anew, unless nothing is left to be done.
-    fn from_the_beginning(&mut self) {
+    fn begin_anew(&mut self) {
         if let Some(left) = self.held("") {
             self.plan.again(left);
             return;

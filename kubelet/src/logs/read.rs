@@ -196,7 +196,8 @@ impl Source {
 fn watch(path: &Path) -> std::io::Result<AsyncFd<OwnedFd>> {
     let changes = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
     inotify::add_watch(&changes, path, WatchFlags::MODIFY | WatchFlags::MOVE_SELF | WatchFlags::ATTRIB)?;
-    AsyncFd::new(changes)
+    // SAFETY: an `OwnedFd` stands for the same open file until it is dropped, which the `AsyncFd` alone does.
+    unsafe { AsyncFd::register(changes) }.map_err(std::io::Error::from)
 }
 
 /// Where the last lines begin.

@@ -2,6 +2,7 @@
 
 use super::machine;
 use super::object::Health;
+use super::thresholds::Thresholds;
 use crate::runtime::Runtime;
 use minik_component::Shutdown;
 use std::path::PathBuf;
@@ -13,10 +14,6 @@ use tokio::sync::watch;
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// While the runtime is not ready it is asked more often: what waits for the node waits for this.
 const LOOK_SOON: Duration = Duration::from_millis(100);
-/// Upstream's default thresholds.
-const LEAST_MEMORY_BYTES: i64 = 100 << 20;
-const LEAST_DISK_PERCENT: u64 = 10;
-const LEAST_INODES_PERCENT: u64 = 5;
 /// Images told of, the largest first.
 const IMAGES: usize = 50;
 /// Names told of an image.
@@ -28,6 +25,8 @@ pub struct HealthLook {
     pub runtime: Arc<dyn Runtime>,
     /// Whose file system is looked at.
     pub root: PathBuf,
+    /// From when on something runs short.
+    pub thresholds: Thresholds,
     /// Told what is seen, when it has changed.
     pub told: watch::Sender<Health>,
 }
@@ -54,18 +53,20 @@ impl HealthLook {
     }
 
     async fn look(&self) -> Health {
+        let thresholds = &self.thresholds;
         let disk = machine::file_system(&self.root);
-        let is_short = |free: u64, all: u64, percent: u64| all > 0 && free * 100 < all * percent;
         let disk_pressure = disk.is_some_and(|disk| {
-            is_short(disk.available_bytes, disk.capacity_bytes, LEAST_DISK_PERCENT)
-                || is_short(disk.inodes_free, disk.inodes, LEAST_INODES_PERCENT)
+            thresholds.disk(disk.available_bytes, disk.capacity_bytes).is_some()
+                || thresholds.inodes(disk.inodes_free, disk.inodes).is_some()
         });
+        let memory = machine::available_memory_bytes().map(|bytes| bytes.max(0) as u64);
+        let whole = machine::whole_memory_bytes().map_or(0, |bytes| bytes.max(0) as u64);
         Health {
             unready: unready(&*self.runtime).await,
-            memory_pressure: machine::available_memory_bytes()
-                .is_some_and(|bytes| bytes < LEAST_MEMORY_BYTES),
+            memory_pressure: memory.is_some_and(|memory| thresholds.memory(memory, whole).is_some()),
             disk_pressure,
-            pid_pressure: machine::process_ids().is_some_and(|(used, most)| used * 100 > most * 90),
+            pid_pressure: machine::process_ids()
+                .is_some_and(|(used, most)| thresholds.pids(most.saturating_sub(used), most).is_some()),
             images: images(&*self.runtime).await,
         }
     }

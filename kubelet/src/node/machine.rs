@@ -88,6 +88,11 @@ fn meminfo(text: &str, name: &str) -> Option<i64> {
     line.trim().strip_suffix("kB")?.trim().parse::<i64>().ok().map(|kilobytes| kilobytes * 1024)
 }
 
+/// Memory in all, in bytes.
+pub fn whole_memory_bytes() -> Option<i64> {
+    meminfo(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemTotal")
+}
+
 /// Memory that could be had now, in bytes.
 pub fn available_memory_bytes() -> Option<i64> {
     meminfo(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable")

@@ -6,9 +6,11 @@ mod lease;
 pub mod machine;
 mod object;
 mod register;
+mod thresholds;
 
 pub use health::HealthLook;
 pub use lease::renew as renew_lease;
 pub use machine::Machine;
 pub use object::{Health, NodeFacts, NodeObject};
 pub use register::{NodeKeeper, NodeUpdate};
+pub use thresholds::{DEFAULT as DEFAULT_THRESHOLDS, Thresholds};

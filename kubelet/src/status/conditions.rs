@@ -7,8 +7,15 @@ use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 /// Conditions that the kubelet writes; all others are somebody else's and are left alone.
-pub const OWNED: [&str; 5] =
-    ["PodScheduled", "PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
+pub const OWNED: [&str; 7] = [
+    "PodResizePending",
+    "PodResizeInProgress",
+    "PodScheduled",
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+];
 
 struct Condition {
     status: &'static str,
@@ -34,6 +41,11 @@ pub fn conditions(facts: &Facts<'_>, phase: &str, statuses: &[Stated]) -> Vec<ap
     ];
     let mut conditions: Vec<api::PodCondition> =
         all.into_iter().map(|(kind, condition)| of(facts, kind, condition)).collect();
+    if let Some(why) = &facts.memory.resize {
+        let mut pending = of(facts, "PodResizePending", Condition::new(true, "", why.message.clone()));
+        pending.reason = Some(why.reason.clone());
+        conditions.push(pending);
+    }
     // What others said stays as it is.
     conditions.extend(
         list(&facts.pod.status.conditions).iter().filter(|one| !OWNED.contains(&one.type_.as_str())).cloned(),

@@ -100,7 +100,7 @@ fn before<'a>(facts: &Facts<'a>, name: &str) -> Option<&'a api::ContainerStatus>
     let status = facts.before;
     [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses]
         .into_iter()
-        .flat_map(|statuses| list(statuses))
+        .flat_map(list)
         .find(|one| one.name == name)
 }
 

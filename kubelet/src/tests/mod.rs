@@ -55,6 +55,7 @@ fn config(dir: &tempfile::TempDir) -> Config {
         resolv_conf: "/dev/null".into(),
         cpu: Some("2".into()),
         memory: Some("4Gi".into()),
+        thresholds: Default::default(),
         unsafe_sysctls: Vec::new(),
         clock: Arc::new(PausedClock(tokio::time::Instant::now())),
         chance: Arc::new(SeededChance::new(1)),

@@ -24,14 +24,6 @@ pub fn rank(pod: &PodObject) -> (i32, u8) {
     (pod.spec.priority.unwrap_or(0), class)
 }
 
-/// The threshold that was passed.
-pub fn threshold(resource: &str, context: &Context) -> String {
-    match resource {
-        "memory" => "100Mi".into(),
-        _ => (context.node.file_system.capacity_bytes / 10).to_string(),
-    }
-}
-
 fn limit(list: Option<&BTreeMap<String, ApiQuantity>>) -> Option<(i64, String)> {
     let quantity = list?.get("ephemeral-storage")?;
     Some((quantity.0.parse::<Quantity>().ok()?.value(), quantity.0.clone()))

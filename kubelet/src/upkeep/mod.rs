@@ -114,14 +114,22 @@ impl Upkeep {
         if victim.spec.priority.is_some_and(|priority| priority >= evict::CRITICAL_PRIORITY) {
             return;
         }
-        let available = match resource {
-            "memory" => machine::available_memory_bytes().unwrap_or(0),
-            _ => machine::file_system(&self.context.config.root_dir)
-                .map_or(0, |disk| disk.available_bytes as i64),
+        let thresholds = &self.context.config.thresholds;
+        let (available, least) = match resource {
+            "memory" => {
+                let whole = machine::whole_memory_bytes().unwrap_or(0).max(0) as u64;
+                let available = machine::available_memory_bytes().unwrap_or(0).max(0) as u64;
+                (available, thresholds.memory(available, whole))
+            }
+            _ => {
+                let disk = machine::file_system(&self.context.config.root_dir).unwrap_or_default();
+                (disk.available_bytes, thresholds.disk(disk.available_bytes, disk.capacity_bytes))
+            }
         };
+        // It may have passed meanwhile.
+        let Some(least) = least else { return };
         let message = format!(
-            "The node was low on resource: {resource}. Threshold quantity: {}, available: {}Ki. ",
-            evict::threshold(resource, &self.context),
+            "The node was low on resource: {resource}. Threshold quantity: {least}, available: {}Ki. ",
             available / 1024
         );
         self.evict(&victim.clone(), message, Some(0));

@@ -8,6 +8,7 @@
 
 mod end;
 mod mailbox;
+mod resize;
 mod start;
 
 pub use mailbox::{Mailbox, Wanted};
@@ -20,6 +21,7 @@ use crate::containers::services::ServiceObject;
 use crate::core::memory::{Failure, Memory, Verdict};
 use crate::core::plan::{self, Plan};
 use crate::core::view::PodView;
+use crate::dispatch::Mailboxes;
 use crate::events::PodEvents;
 use crate::images::Images;
 use crate::node::NodeFacts;
@@ -66,6 +68,8 @@ pub struct Context {
     pub volumes: Volumes,
     /// Cgroups.
     pub cgroups: Cgroups,
+    /// The workers, to know what the node's other Pods take.
+    pub mailboxes: Mailboxes,
     /// Services, for variables.
     pub services: Informer<ServiceObject>,
     /// The node.
@@ -116,6 +120,8 @@ pub struct Worker {
     told: api::PodStatus,
     probes: Probes,
     retries: u32,
+    /// When volumes were brought up to date last.
+    refreshed: Duration,
     /// Of the Pod, as it was looked at last.
     generation: i64,
 }
@@ -134,6 +140,7 @@ impl Worker {
             view: PodView::default(),
             told: pod.status.clone(),
             retries: 0,
+            refreshed: Duration::ZERO,
             generation: pod.meta.generation,
         }
     }
@@ -231,7 +238,11 @@ impl Worker {
         let mut again = LOOK_EVERY;
         // Each turn acts on what the last one led to; a Pod settles in as many turns as it has containers.
         for _ in 0..=pod.containers().count() * 2 + 2 {
-            let plan = plan::plan(&pod, &self.view, &self.memory, self.context.now_ns());
+            if self.resize(&pod).await && !self.observe(&pod).await {
+                return FIRST_RETRY;
+            }
+            let mut plan = plan::plan(&pod, &self.view, &self.memory, self.context.now_ns());
+            plan.ends.extend(self.resize_by_restart(&pod));
             again = plan.again_in.unwrap_or(LOOK_EVERY).min(LOOK_EVERY);
             self.explain_waits(&pod, &plan);
             self.tell(wanted);
@@ -287,6 +298,11 @@ impl Worker {
 
     /// Brings volumes made of API objects up to date.
     async fn refresh(&mut self, pod: &PodObject) {
+        let now = self.context.clock().elapsed();
+        if now.saturating_sub(self.refreshed) < LOOK_EVERY {
+            return;
+        }
+        self.refreshed = now;
         let Some(sandbox) = self.view.ready_sandbox() else { return };
         let around = self.context.around(&sandbox.ips, pod);
         if let Err((volume, error)) = self.context.volumes.set_up(pod, &around).await {
