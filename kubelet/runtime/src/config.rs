@@ -37,6 +37,9 @@ pub struct Flags {
     /// File that says per registry whether it speaks plain HTTP, or which CA it has
     #[arg(long, value_name = "FILE")]
     pub registry_hosts: Option<PathBuf>,
+    /// Network namespace that sockets to registries are opened in; the runtime's own by default
+    #[arg(long, value_name = "FILE")]
+    pub registry_netns: Option<PathBuf>,
     #[command(flatten)]
     #[allow(missing_docs)] // the text would become a flag's help
     pub telemetry: TelemetryFlags,
@@ -61,6 +64,7 @@ impl Flags {
                 root: self.root.join("images"),
                 layers: self.layers.clone(),
                 registry_hosts: self.registry_hosts.clone(),
+                registry_netns: self.registry_netns.clone(),
             },
             network: NetworkConfig {
                 pod_cidr: self.pod_cidr.clone(),

@@ -2,3 +2,7 @@
 
 pub mod cases;
 pub mod image;
+pub mod registry;
+mod wait;
+
+pub use wait::eventually;

@@ -17,10 +17,7 @@ pub(super) const ACCEPTED: &[&str] = &[
 
 /// A pointer to bytes.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub(super) struct Descriptor {
-    #[serde(default)]
-    pub media_type: String,
     pub digest: Digest,
     #[serde(default)]
     pub size: u64,
@@ -64,8 +61,6 @@ pub(super) enum Manifest {
 /// The parts of an image's config that matter here.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(super) struct ConfigFile {
-    #[serde(flatten)]
-    pub platform: Platform,
     #[serde(default)]
     pub config: Option<RunConfig>,
     pub rootfs: RootFs,

@@ -21,7 +21,9 @@ mod archive;
 mod digest;
 mod layers;
 mod manifest;
+mod pull;
 mod reference;
+mod registry;
 mod roots;
 mod service;
 mod store;
@@ -35,6 +37,7 @@ use serde::{Deserialize, Serialize};
 
 pub use digest::{Digest, DigestError};
 pub use reference::{Reference, ReferenceError, Version};
+pub use registry::{Credentials, RegistryError};
 pub use service::Service;
 pub use store::Store;
 
@@ -47,6 +50,8 @@ pub struct StoreConfig {
     pub layers: Option<PathBuf>,
     /// Per registry: plain HTTP, or the CA to trust.
     pub registry_hosts: Option<PathBuf>,
+    /// The network namespace that sockets to registries are opened in; this process's own when absent.
+    pub registry_netns: Option<PathBuf>,
 }
 
 /// The parts of an overlay root, for the shim to mount.
@@ -140,6 +145,28 @@ pub enum ImageError {
         /// Processor architecture.
         architecture: String,
     },
+    /// A pull failed; the source says how far it came. Retryable if its source is.
+    #[error("failed to pull and unpack image \"{image}\": {source}")]
+    Pull {
+        /// The image's full name.
+        image: String,
+        /// Why.
+        source: Box<ImageError>,
+    },
+    /// A name could not be turned into a digest.
+    #[error("failed to resolve reference \"{image}\": {source}")]
+    Resolve {
+        /// The image's full name.
+        image: String,
+        /// Why.
+        source: Box<ImageError>,
+    },
+    /// What a registry said.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The namespace for sockets to registries cannot be entered.
+    #[error(transparent)]
+    Namespace(#[from] minik_net::Error),
     /// Two layers have the same short name. Final, and next to impossible.
     #[error("layers {0} and {1} have one name")]
     LayerNames(String, String),

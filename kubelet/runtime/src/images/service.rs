@@ -6,21 +6,22 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use base64::Engine as _;
 use bytes::{Buf, Bytes};
 use futures::{Stream, stream};
 use minik_cri::images::images_server::Images;
 use minik_cri::images::{LoadRequest, LoadResponse};
 use minik_cri::v1::image_service_server::ImageService;
 use minik_cri::v1::{
-    FilesystemIdentifier, FilesystemUsage, Image, ImageFsInfoRequest, ImageFsInfoResponse, ImageSpec,
-    ImageStatusRequest, ImageStatusResponse, Int64Value, ListImagesRequest, ListImagesResponse,
+    AuthConfig, FilesystemIdentifier, FilesystemUsage, Image, ImageFsInfoRequest, ImageFsInfoResponse,
+    ImageSpec, ImageStatusRequest, ImageStatusResponse, Int64Value, ListImagesRequest, ListImagesResponse,
     PullImageRequest, PullImageResponse, RemoveImageRequest, RemoveImageResponse, StreamImagesRequest,
     StreamImagesResponse, UInt64Value,
 };
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{ImageError, ImageRecord, Store};
+use super::{Credentials, ImageError, ImageRecord, Reference, RegistryError, Store};
 
 /// Pieces of an archive waiting to be written: gRPC messages of up to a few megabytes, so few.
 const LOAD_QUEUE: usize = 4;
@@ -113,9 +114,13 @@ impl ImageService for Service {
 
     async fn pull_image(
         &self,
-        _request: Request<PullImageRequest>,
+        request: Request<PullImageRequest>,
     ) -> Result<Response<PullImageResponse>, Status> {
-        Err(Status::unimplemented("pulling images is not built yet; load them from an archive"))
+        let request = request.into_inner();
+        let name = request.image.map(|spec| spec.image).unwrap_or_default();
+        let credentials = credentials(&name, request.auth.unwrap_or_default())?;
+        let image_ref = self.store.pull(&name, credentials).await.map_err(status)?;
+        Ok(Response::new(PullImageResponse { image_ref }))
     }
 
     async fn remove_image(
@@ -205,17 +210,55 @@ fn user_of(user: &str) -> (Option<Int64Value>, String) {
     }
 }
 
+/// Who asks, from the several forms that CRI has for it.
+fn credentials(image: &str, auth: AuthConfig) -> Result<Credentials, Status> {
+    if !auth.server_address.is_empty() {
+        let server =
+            auth.server_address.split_once("://").map_or(auth.server_address.as_str(), |(_, rest)| rest);
+        let server = server.split('/').next().unwrap_or_default();
+        let domain =
+            image.parse::<Reference>().map(|reference| reference.domain().to_owned()).unwrap_or_default();
+        let is_hub = |name: &str| matches!(name, "docker.io" | "index.docker.io" | "registry-1.docker.io");
+        // Credentials of one registry are never shown to another.
+        if server != domain && !(is_hub(server) && is_hub(&domain)) {
+            return Ok(Credentials::Anonymous);
+        }
+    }
+    if !auth.username.is_empty() {
+        return Ok(Credentials::Password { user: auth.username, password: auth.password });
+    }
+    if !auth.auth.is_empty() {
+        let bad = || Status::invalid_argument("invalid auth config: auth is not base64 of user:password");
+        let decoded =
+            base64::engine::general_purpose::STANDARD.decode(auth.auth.trim()).map_err(|_| bad())?;
+        let text = String::from_utf8(decoded).map_err(|_| bad())?;
+        let (user, password) = text.split_once(':').ok_or_else(bad)?;
+        let password = password.trim_end_matches('\0').to_owned();
+        return Ok(Credentials::Password { user: user.to_owned(), password });
+    }
+    if !auth.registry_token.is_empty() {
+        return Ok(Credentials::Token(auth.registry_token));
+    }
+    if !auth.identity_token.is_empty() {
+        return Err(Status::unimplemented("identity tokens are not supported; use a user and a password"));
+    }
+    Ok(Credentials::Anonymous)
+}
+
 fn status(error: ImageError) -> Status {
     let text = error.to_string();
-    match error {
-        ImageError::NotFound(_) | ImageError::NoPlatform { .. } => Status::not_found(text),
-        ImageError::Reference { .. }
-        | ImageError::Archive(_)
-        | ImageError::Manifest(_)
-        | ImageError::Key(_) => Status::invalid_argument(text),
-        ImageError::ShuttingDown => Status::unavailable(text),
-        ImageError::Io { .. } | ImageError::Unpack { .. } | ImageError::LayerNames(..) => {
-            Status::unknown(text)
+    let mut cause = &error;
+    while let ImageError::Pull { source, .. } | ImageError::Resolve { source, .. } = cause {
+        cause = source;
+    }
+    match cause {
+        ImageError::NotFound(_)
+        | ImageError::NoPlatform { .. }
+        | ImageError::Registry(RegistryError::NotFound(_)) => Status::not_found(text),
+        ImageError::Reference { .. } | ImageError::Archive(_) | ImageError::Key(_) => {
+            Status::invalid_argument(text)
         }
+        ImageError::ShuttingDown => Status::unavailable(text),
+        _ => Status::unknown(text),
     }
 }

@@ -6,13 +6,16 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use minik_net::NetNs;
 use serde::{Deserialize, Serialize};
 
 use super::archive::{Archive, Found};
 use super::digest::Digest;
 use super::layers::{Blob, LayerId, Layers, make_private};
 use super::manifest::{self, Platform};
+use super::pull;
 use super::reference::{Reference, Version};
+use super::registry::Credentials;
 use super::roots::{RootRecord, Roots};
 use super::unpack::Usage;
 use super::{ImageConfig, ImageError, ImageRecord, Result, Rootfs, StoreConfig, io_error};
@@ -161,6 +164,23 @@ impl Store {
         .await?;
         self.sync_in_background();
         Ok(names)
+    }
+
+    /// Pulls an image from its registry, unless all of it is here already, and returns its id.
+    ///
+    /// # Errors
+    /// In the words that container tools use: see [`ImageError::Pull`].
+    pub async fn pull(&self, name: &str, credentials: Credentials) -> Result<String> {
+        let image: Reference =
+            name.parse().map_err(|source| ImageError::Reference { name: name.to_owned(), source })?;
+        let (inner, config) = (self.inner.clone(), self.config.clone());
+        let id = blocking(move || match &config.registry_netns {
+            Some(path) => NetNs::open(path)?.run(|| pull::pull(&inner, &config, &image, credentials))?,
+            None => pull::pull(&inner, &config, &image, credentials),
+        })
+        .await?;
+        self.sync_in_background();
+        Ok(id)
     }
 
     /// Removes an image with all its names. No error when there is none. Roots over it stay usable.
