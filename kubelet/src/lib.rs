@@ -24,6 +24,7 @@ mod events;
 mod hooks;
 mod images;
 mod logs;
+mod metrics;
 mod names;
 mod node;
 mod objects;

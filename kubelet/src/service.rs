@@ -7,6 +7,7 @@ use crate::containers::sandbox::Resolver;
 use crate::containers::services::ServiceObject;
 use crate::dispatch::{Dispatcher, Mailboxes};
 use crate::images::Images;
+use crate::metrics::Metrics;
 use crate::names;
 use crate::node::{HealthLook, Machine, NodeFacts, NodeKeeper, NodeObject, NodeUpdate, machine};
 use crate::objects::Objects;
@@ -35,6 +36,9 @@ pub enum KubeletError {
     /// The runtime's endpoint is malformed.
     #[error("--container-runtime-endpoint cannot be used")]
     Endpoint(#[source] minik_cri::ConnectError),
+    /// A metric's name is taken.
+    #[error("cannot register the metrics")]
+    Metrics(#[from] prometheus::Error),
     /// The node has no address.
     #[error("the node has no address: give one by --node-ip")]
     NoAddress,
@@ -146,6 +150,7 @@ pub(crate) async fn run_with(
     let mailboxes = Mailboxes::default();
     let context = Arc::new(Context {
         mailboxes: mailboxes.clone(),
+        metrics: Metrics::new(&config.metrics, &config.node_name)?,
         images: Images::new(runtime.clone(), config.clock.clone()),
         volumes: Volumes::new(&config.root_dir, objects.clone()),
         cgroups: Cgroups::discover(config.cgroup_root.as_deref(), config.pod_max_pids),

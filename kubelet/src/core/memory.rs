@@ -1,5 +1,6 @@
 //! What a Pod's worker remembers between two looks; lost with the process and regained from what it sees.
 
+use k8s_openapi::api::core::v1 as api;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -63,6 +64,36 @@ pub struct Found {
     pub readiness: Option<bool>,
     /// Whether it lives.
     pub liveness: Option<bool>,
+}
+
+impl Found {
+    /// What was found later counts, where anything was.
+    pub fn then(self, later: Found) -> Found {
+        Found {
+            startup: later.startup.or(self.startup),
+            readiness: later.readiness.or(self.readiness),
+            liveness: later.liveness.or(self.liveness),
+        }
+    }
+
+    /// What a status in the API says was found of its containers, by run: so that a restart of the kubelet makes nobody
+    /// unready.
+    pub fn regained(status: &api::PodStatus) -> BTreeMap<String, Found> {
+        let lists = [&status.init_container_statuses, &status.container_statuses];
+        lists
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|one| one.state.as_ref().is_some_and(|state| state.running.is_some()))
+            .filter_map(|one| {
+                let id = one.container_id.as_ref()?.split_once("://")?.1.to_owned();
+                let yes = |is: bool| is.then_some(true);
+                let found =
+                    Found { startup: one.started.and_then(yes), readiness: yes(one.ready), liveness: None };
+                Some((id, found))
+            })
+            .collect()
+    }
 }
 
 /// The wait before a crashing container is started again.
@@ -136,6 +167,20 @@ mod tests {
         let later = now + 700 * SECOND;
         assert_eq!(crashes.unwrap().waits(later, later), None);
         assert_eq!(Crashes::next(crashes, later, later).wait, FIRST_WAIT);
+    }
+
+    #[test]
+    fn a_restart_of_the_kubelet_makes_nobody_unready() {
+        let status = r#"{"containerStatuses": [
+            {"name": "a", "containerID": "minik://1", "image": "", "imageID": "", "ready": true, "started": true,
+             "restartCount": 0, "state": {"running": {}}},
+            {"name": "b", "containerID": "minik://2", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+             "state": {"terminated": {"exitCode": 1}}}]}"#;
+        let found = Found::regained(&serde_json::from_str(status).unwrap());
+        let ready = Found { startup: Some(true), readiness: Some(true), liveness: None };
+        assert_eq!(found, BTreeMap::from([("1".to_owned(), ready)]));
+        let later = Found { readiness: Some(false), ..Found::default() };
+        assert_eq!(ready.then(later), Found { readiness: Some(false), ..ready });
     }
 
     #[test]

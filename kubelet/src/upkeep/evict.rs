@@ -29,6 +29,12 @@ fn limit(list: Option<&BTreeMap<String, ApiQuantity>>) -> Option<(i64, String)> 
     Some((quantity.0.parse::<Quantity>().ok()?.value(), quantity.0.clone()))
 }
 
+/// Whether a Pod has any limit of disk.
+pub fn has_limits(pod: &PodObject) -> bool {
+    pod.containers()
+        .any(|(_, one)| limit(one.resources.as_ref().and_then(|all| all.limits.as_ref())).is_some())
+}
+
 /// Says which limit of disk a Pod has passed, in upstream's words.
 pub async fn too_much_disk(
     context: &Context,

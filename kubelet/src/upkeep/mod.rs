@@ -13,6 +13,7 @@ use crate::runtime::Observer;
 use crate::worker::Context;
 use minik_client::EventType::Warning;
 use minik_component::Shutdown;
+use minik_cri::v1;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -64,7 +65,13 @@ impl Upkeep {
     }
 
     async fn look_at_pods(&self) {
-        let stats = self.context.runtime.stats(None).await.unwrap_or_default();
+        self.count().await;
+        // Not asked for when no Pod has a limit: it costs the runtime a look at every layer.
+        let limited = self.mailboxes.all().iter().any(|mailbox| evict::has_limits(&mailbox.wanted().pod));
+        let stats = match limited {
+            true => self.context.runtime.stats(None).await.unwrap_or_default(),
+            false => Vec::new(),
+        };
         for mailbox in self.mailboxes.all() {
             let wanted = mailbox.wanted();
             if wanted.is_ending() || wanted.pod.has_ended() {
@@ -72,10 +79,30 @@ impl Upkeep {
             }
             let pod = wanted.pod;
             if let Some(message) = evict::too_much_disk(&self.context, &pod, &stats).await {
-                self.evict(&pod, message, None);
+                self.evict(&pod, message, ("ephemeralpodfs.limit", None));
             }
             self.rotate_logs(&pod).await;
         }
+    }
+
+    async fn count(&self) {
+        let runtime = &self.context.runtime;
+        let Ok((sandboxes, containers)) =
+            futures::try_join!(runtime.sandboxes(None), runtime.containers(None))
+        else {
+            return;
+        };
+        let in_state =
+            |state: v1::ContainerState| containers.iter().filter(|one| one.state == state as i32).count();
+        let ready = v1::PodSandboxState::SandboxReady as i32;
+        self.context.metrics.population(
+            sandboxes.iter().filter(|one| one.state == ready).count(),
+            [
+                ("created", in_state(v1::ContainerState::ContainerCreated)),
+                ("running", in_state(v1::ContainerState::ContainerRunning)),
+                ("exited", in_state(v1::ContainerState::ContainerExited)),
+            ],
+        );
     }
 
     async fn rotate_logs(&self, pod: &PodObject) {
@@ -92,7 +119,8 @@ impl Upkeep {
         }
     }
 
-    fn evict(&self, pod: &PodObject, message: String, grace_seconds: Option<i64>) {
+    fn evict(&self, pod: &PodObject, message: String, (signal, grace_seconds): (&str, Option<i64>)) {
+        self.context.metrics.evicted(signal);
         tracing::info!(pod = pod.long_name(), message, "evicting a Pod");
         PodEvents::new(&self.context.recorder, pod).pod(Warning, "Evicted", &message);
         let verdict = Verdict { reason: "Evicted".into(), message, refused: false, grace_seconds };
@@ -132,7 +160,7 @@ impl Upkeep {
             "The node was low on resource: {resource}. Threshold quantity: {least}, available: {}Ki. ",
             available / 1024
         );
-        self.evict(&victim.clone(), message, Some(0));
+        self.evict(&victim.clone(), message, (resource, Some(0)));
     }
 }
 

@@ -45,7 +45,7 @@ pub struct Mounts {
 }
 
 impl Volumes {
-    /// The mounts of a container: its volumes, the Pod's `/etc/hosts`, the file of its last words.
+    /// The mounts of a container (`images` by the volume that each is mounted as): its volumes, the Pod's `/etc/hosts`, the file of its last words.
     ///
     /// # Errors
     /// When a part of a volume cannot be had.
@@ -55,6 +55,7 @@ impl Volumes {
         container: &api::Container,
         attempt: u32,
         env: &BTreeMap<String, String>,
+        images: &BTreeMap<String, String>,
     ) -> Result<Mounts, MountError> {
         let mut mounts = Vec::new();
         for (at, mount) in list(&container.volume_mounts).iter().enumerate() {
@@ -62,7 +63,11 @@ impl Volumes {
             let Some(volume) = volume else {
                 return Err(MountError::Absent(mount.name.clone(), container.name.clone()));
             };
-            mounts.push(self.mount(pod, container, (at, mount), volume, env).await?);
+            let mut made = self.mount(pod, container, (at, mount), volume, env).await?;
+            if let (Some(spec), Some(id)) = (&mut made.image, images.get(&mount.name)) {
+                spec.image = id.clone();
+            }
+            mounts.push(made);
         }
         let has = |mounts: &[v1::Mount], path: &str| {
             mounts.iter().any(|one| one.container_path.trim_end_matches('/') == path)

@@ -18,12 +18,13 @@ use crate::config::Config;
 use crate::containers::fields::Surroundings;
 use crate::containers::sandbox::{Dns, Resolver};
 use crate::containers::services::ServiceObject;
-use crate::core::memory::{Failure, Memory, Verdict};
+use crate::core::memory::{Failure, Found, Memory, Verdict};
 use crate::core::plan::{self, Plan};
 use crate::core::view::PodView;
 use crate::dispatch::Mailboxes;
 use crate::events::PodEvents;
 use crate::images::Images;
+use crate::metrics::Metrics;
 use crate::node::NodeFacts;
 use crate::objects::Objects;
 use crate::pod::PodObject;
@@ -70,6 +71,8 @@ pub struct Context {
     pub cgroups: Cgroups,
     /// The workers, to know what the node's other Pods take.
     pub mailboxes: Mailboxes,
+    /// Metrics.
+    pub metrics: Metrics,
     /// Services, for variables.
     pub services: Informer<ServiceObject>,
     /// The node.
@@ -120,6 +123,8 @@ pub struct Worker {
     told: api::PodStatus,
     probes: Probes,
     retries: u32,
+    /// When the Pod was seen first.
+    born: Duration,
     /// When volumes were brought up to date last.
     refreshed: Duration,
     /// Of the Pod, as it was looked at last.
@@ -132,15 +137,16 @@ impl Worker {
         let pod = mailbox.wanted().pod;
         Worker {
             probes: Probes::new(mailbox.clone()),
-            context,
             mailbox,
             stage: Stage::Running,
-            memory: Memory::default(),
+            memory: Memory { probes: Found::regained(&pod.status), ..Memory::default() },
             observer: Observer::default(),
             view: PodView::default(),
             told: pod.status.clone(),
             retries: 0,
+            born: context.clock().elapsed(),
             refreshed: Duration::ZERO,
+            context,
             generation: pod.meta.generation,
         }
     }
@@ -150,6 +156,7 @@ impl Worker {
         loop {
             let wanted = self.mailbox.take();
             self.advance(&wanted);
+            let (began, stage) = (self.context.clock().elapsed(), self.stage);
             let again = match self.stage {
                 Stage::Running => self.keep_running(&wanted).await,
                 Stage::Ending => self.end(&wanted).await,
@@ -160,6 +167,8 @@ impl Worker {
                 Stage::Ended => LOOK_EVERY * 60,
             };
             self.tell(&wanted);
+            let operation = if stage == Stage::Running { "sync" } else { "terminating" };
+            self.context.metrics.looked(operation, self.context.clock().elapsed().saturating_sub(began));
             self.mailbox.changed(again).await;
         }
     }
@@ -205,6 +214,9 @@ impl Worker {
         let status = self.status(&wanted.pod);
         let is_over = self.stage == Stage::Ended && wanted.pod.meta.deletion_timestamp.is_some();
         self.context.writer.tell(&wanted.pod, &status, is_over);
+        if status.phase.as_deref() == Some("Running") && self.told.phase.as_deref() == Some("Pending") {
+            self.context.metrics.pod_runs(self.context.clock().elapsed().saturating_sub(self.born));
+        }
         self.told = status;
     }
 
@@ -234,7 +246,10 @@ impl Worker {
             self.mailbox.look();
             return RETRY;
         }
-        self.memory.probes.extend(self.probes.found());
+        for (id, found) in self.probes.found() {
+            let before = self.memory.probes.entry(id).or_default();
+            *before = before.then(found);
+        }
         let mut again = LOOK_EVERY;
         // Each turn acts on what the last one led to; a Pod settles in as many turns as it has containers.
         for _ in 0..=pod.containers().count() * 2 + 2 {
@@ -376,7 +391,9 @@ impl Worker {
             if self.mailbox.is_ending() {
                 return Ok(());
             }
-            if let Err((failure, wait)) = self.start(pod, start).await {
+            let started = self.start(pod, start).await;
+            self.context.metrics.container(start.kind, started.is_ok());
+            if let Err((failure, wait)) = started {
                 tracing::debug!(
                     pod = pod.long_name(),
                     container = start.name,

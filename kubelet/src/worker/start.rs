@@ -9,7 +9,7 @@ use crate::core::memory::{Crashes, Failure};
 use crate::core::plan::Start;
 use crate::events::PodEvents;
 use crate::hooks;
-use crate::images::{Credentials, Wanted as WantedImage};
+use crate::images::{Credentials, NoImage, Wanted as WantedImage};
 use crate::pod::{Kind, PodObject, list};
 use k8s_openapi::api::core::v1 as api;
 use minik_client::EventType::{Normal, Warning};
@@ -138,7 +138,9 @@ impl Worker {
             let config = context.sandbox_config(pod, attempt)?;
             context.runtime.run_sandbox(config).await.map_err(|error| error.to_string())
         };
-        match made.await {
+        let made = made.await;
+        context.metrics.sandbox(made.is_ok());
+        match made {
             Ok(_) => Ok(()),
             Err(words) => {
                 let words = format!("Failed to create pod sandbox: {words}");
@@ -196,7 +198,11 @@ impl Worker {
         let env = context.environment(pod, &container, &sandbox.ips).await.map_err(config_error)?;
         security::check_user(pod, &container, &image).map_err(|error| config_error(error.to_string()))?;
         self.write_hosts(pod, &sandbox.ips).await.map_err(config_error)?;
-        let mounts = context.volumes.mounts(pod, &container, start.attempt, &env).await;
+        let images = self.volume_images(&wanted, &events).await.map_err(|no| {
+            told(&no.failure.reason);
+            (no.failure, no.again_in)
+        })?;
+        let mounts = context.volumes.mounts(pod, &container, start.attempt, &env, &images).await;
         let mounts = mounts.map_err(|error| config_error(minik_component::chain(&error)))?;
         let target = pod.ephemeral.iter().find(|(one, _)| one.name == start.name);
         let target_id = target
@@ -231,6 +237,29 @@ impl Worker {
         })?;
         events.container(kind, &container.name, Normal, "Started", "Container started");
         self.post_start(pod, kind, &container, &id).await
+    }
+
+    /// The images that a container mounts as volumes, by volume.
+    async fn volume_images(
+        &self,
+        wanted: &WantedImage<'_>,
+        events: &PodEvents<'_>,
+    ) -> Result<BTreeMap<String, String>, NoImage> {
+        let mut images = BTreeMap::new();
+        for mount in list(&wanted.container.volume_mounts) {
+            let volumes = list(&wanted.pod.spec.volumes);
+            let source = volumes.iter().find(|one| one.name == mount.name).and_then(|one| one.image.as_ref());
+            let Some(source) = source else { continue };
+            let container = api::Container {
+                name: wanted.container.name.clone(),
+                image: source.reference.clone(),
+                image_pull_policy: source.pull_policy.clone(),
+                ..Default::default()
+            };
+            let of_volume = WantedImage { container: &container, ..*wanted };
+            images.insert(mount.name.clone(), self.context.images.ensure(&of_volume, events).await?.id);
+        }
+        Ok(images)
     }
 
     /// Looks once more, then starts: the sandbox was made in the same turn.
