@@ -375,3 +375,49 @@ fn a_kubelet_renews_its_own_lease() {
     assert!(!create("kube-node-lease", "b"));
     assert!(!create("n", "a"));
 }
+
+/// Somebody who may read Pods, and bind the role `open`.
+struct Reader;
+
+impl Rights for Reader {
+    fn of_user(&self, _user: &UserInfo, _namespace: &str) -> Vec<Rule> {
+        vec![rule(&["get", "list"], "pods")]
+    }
+
+    fn of_role(&self, _kind: &str, _namespace: &str, name: &str) -> Option<Vec<Rule>> {
+        match name {
+            "reader" => Some(vec![rule(&["get"], "pods")]),
+            "writer" | "open" => Some(vec![rule(&["get", "create", "delete"], "pods")]),
+            _ => None,
+        }
+    }
+
+    fn may(&self, attributes: &crate::authz::Attributes) -> bool {
+        attributes.verb == "bind" && attributes.resource.as_ref().is_some_and(|on| on.name == "open")
+    }
+}
+
+fn rule(verbs: &[&str], resource: &str) -> Rule {
+    let texts = |list: &[&str]| list.iter().map(|text| text.to_string()).collect();
+    Rule { verbs: texts(verbs), api_groups: texts(&[""]), resources: texts(&[resource]), ..Rule::default() }
+}
+
+#[test]
+fn nobody_hands_on_what_he_does_not_have() {
+    let by = |resource| Request { user: UserInfo::known("reader", &["g"]), ..Request::create(resource) };
+    let role = |verbs: &[&str]| json!({"metadata": {"name": "r"}, "rules": [serde_json::to_value(rule(verbs, "pods")).unwrap()]});
+    by("roles").allowed(role(&["get"]));
+    let words = "roles.rbac.authorization.k8s.io \"r\" is forbidden: user \"reader\" (groups=[\"g\" \"system:authenticated\"]) is attempting to grant RBAC permissions not currently held:\n{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"create\" \"delete\"]}";
+    assert_eq!(by("roles").refused(role(&["get", "create", "delete"])), (403, words.into()));
+    Request::create("roles").allowed(role(&["create"]));
+    let more = role(&["create"]);
+    let relabel = Request { operation: Operation::Update, name: "r", old: Some(more.clone()), ..by("roles") };
+    relabel.allowed(more);
+    let binding = |role: &str| json!({"metadata": {"name": "b"}, "roleRef": {"kind": "Role", "name": role}, "subjects": []});
+    by("rolebindings").allowed(binding("reader"));
+    by("rolebindings").allowed(binding("open"));
+    assert_eq!(by("rolebindings").refused(binding("writer")).0, 403);
+    assert_eq!(by("rolebindings").refused(binding("none")).0, 404);
+    let aggregated = json!({"metadata": {"name": "a"}, "aggregationRule": {"clusterRoleSelectors": []}});
+    assert_eq!(Request { namespace: "", ..by("clusterroles") }.refused(aggregated).0, 403);
+}
