@@ -15,6 +15,7 @@ use minik_storage::{Storage, StorageError};
 use serde_json::Value;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// What an API is made with.
@@ -53,6 +54,8 @@ pub(crate) struct Inner {
     allocators: Arc<Allocators>,
     pub metrics: Metrics,
     pub settings: Settings,
+    prepared: AtomicBool,
+    ending: AtomicBool,
 }
 
 /// The API.
@@ -118,7 +121,7 @@ impl Api {
         let view = View::new(world.clone());
         let tokens = make_tokens.map(|make| make(view.clone()));
         let authn = Authenticator::new(tokens.clone());
-        let admission = admission::plugins(&view);
+        let admission = admission::plugins(&view, authz.clone());
         let metrics = Metrics::new(&settings.metrics)?;
         Ok(Api(Arc::new(Inner {
             world,
@@ -130,7 +133,27 @@ impl Api {
             allocators,
             metrics,
             settings,
+            prepared: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
         })))
+    }
+
+    /// The objects of a new cluster are there: the server is ready.
+    pub fn set_prepared(&self) {
+        self.0.prepared.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_prepared(&self) -> bool {
+        self.0.prepared.load(Ordering::Relaxed)
+    }
+
+    /// The server ends: it is not ready any more.
+    pub fn set_ending(&self) {
+        self.0.ending.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_ending(&self) -> bool {
+        self.0.ending.load(Ordering::Relaxed)
     }
 
     pub(crate) fn inner(&self) -> &Inner {

@@ -41,6 +41,16 @@ pub enum ApiError {
         /// Why.
         message: String,
     },
+    /// The namespace is being deleted: nothing new is made in it. Final.
+    #[error("{message}")]
+    Terminating {
+        /// On what.
+        on: Named,
+        /// Why.
+        message: String,
+        /// The cause by itself.
+        cause: String,
+    },
     /// There is no such object. Final.
     #[error("{} not found", .0.text())]
     NotFound(Named),
@@ -155,7 +165,7 @@ impl ApiError {
         match self {
             ApiError::BadRequest(_) => (StatusCode::BAD_REQUEST, "BadRequest"),
             ApiError::Unauthorized => (StatusCode::UNAUTHORIZED, "Unauthorized"),
-            ApiError::Forbidden { .. } => (StatusCode::FORBIDDEN, "Forbidden"),
+            ApiError::Forbidden { .. } | ApiError::Terminating { .. } => (StatusCode::FORBIDDEN, "Forbidden"),
             ApiError::NotFound(_) | ApiError::NoSuchPath => (StatusCode::NOT_FOUND, "NotFound"),
             ApiError::AlreadyExists(_) => (StatusCode::CONFLICT, "AlreadyExists"),
             ApiError::Conflict { .. } | ApiError::ApplyConflict { .. } => (StatusCode::CONFLICT, "Conflict"),
@@ -211,6 +221,12 @@ impl ApiError {
             | ApiError::AlreadyExists(on)
             | ApiError::Conflict { on, .. }
             | ApiError::Timeout { on, .. } => named(on),
+            ApiError::Terminating { on, cause, .. } => {
+                let mut details = named(on);
+                let cause = json!({"reason": "NamespaceTerminating", "message": cause, "field": "metadata.namespace"});
+                details.insert("causes".into(), json!([cause]));
+                details
+            }
             ApiError::NoSuchPath | ApiError::MethodNotAllowed => serde_json::Map::new(),
             ApiError::Invalid { on, errors } => {
                 let mut details = named(on);

@@ -18,6 +18,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Service {
+    /// Serves the API
+    Apiserver(Box<minik_apiserver::Flags>),
     /// Backs up, restores, checks and moves a cluster's data
     Storage(minik_storage::cli::Flags),
     /// Starts a cluster's processes, watches them, starts them again
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
 impl Service {
     fn name(&self) -> &'static str {
         match self {
+            Service::Apiserver(_) => "apiserver",
             Service::Storage(_) => "storage",
             Service::Supervise(_) => "supervise",
             Service::Scheduler(_) => "scheduler",
@@ -68,6 +71,9 @@ impl Service {
 
     fn run(self) -> Ended {
         match self {
+            Service::Apiserver(flags) => threads(2, &flags.telemetry.clone(), async move |shutdown| {
+                Ok(minik_apiserver::run(flags.config(), shutdown).await?)
+            }),
             Service::Storage(flags) => threads(1, &TelemetryFlags::default(), async move |_| {
                 Ok(minik_storage::cli::run(flags, &mut std::io::stderr()).await?)
             }),

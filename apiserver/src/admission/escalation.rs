@@ -82,9 +82,10 @@ impl NoEscalation {
     }
 
     fn binding(&self, attributes: &Attributes<'_>, binding: &Value) -> Result<(), ApiError> {
-        if attributes.old.is_some_and(|old| {
-            old["roleRef"] == binding["roleRef"] && old["subjects"] == binding["subjects"]
-        }) {
+        if attributes
+            .old
+            .is_some_and(|old| old["roleRef"] == binding["roleRef"] && old["subjects"] == binding["subjects"])
+        {
             return Ok(());
         }
         let (kind, name) = (text(binding, "/roleRef/kind"), text(binding, "/roleRef/name"));

@@ -4,12 +4,27 @@
 //! The chain is walked twice: first all plugins may change the object, then, when it is complete and valid, all may
 //! refuse it. Objects are trees in the storage version; what other objects say is read through [`crate::world::View`].
 
+mod escalation;
+mod names;
+mod namespace_lifecycle;
+mod node_restriction;
+mod node_taint;
+mod objects;
+mod priority;
+mod references;
+mod runtime_class;
+mod service_account;
+mod tolerations;
+
+pub use escalation::Rights;
+pub use objects::Objects;
+
 use crate::authn::UserInfo;
 use crate::error::ApiError;
 use minik_component::Chance;
 use minik_registry::Resource;
 use serde_json::Value;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,7 +137,23 @@ impl Chain {
     }
 }
 
-/// The plugins that are always on, in upstream's order.
-pub fn plugins(_view: &crate::world::View) -> Chain {
-    Chain::default()
+/// The plugins that are always on, in upstream's order; last what upstream's storage of roles checks itself.
+pub fn plugins(view: &crate::world::View, rights: Arc<dyn Rights>) -> Chain {
+    chain(Arc::new(view.clone()), rights)
 }
+
+fn chain(objects: Arc<dyn Objects>, rights: Arc<dyn Rights>) -> Chain {
+    Chain::new(vec![
+        Box::new(namespace_lifecycle::NamespaceLifecycle(objects.clone())),
+        Box::new(service_account::ServiceAccount(objects.clone())),
+        Box::new(node_restriction::NodeRestriction(objects.clone())),
+        Box::new(node_taint::TaintNodesByCondition),
+        Box::new(priority::Priority(objects.clone())),
+        Box::new(tolerations::DefaultTolerationSeconds),
+        Box::new(runtime_class::RuntimeClass(objects)),
+        Box::new(escalation::NoEscalation(rights)),
+    ])
+}
+
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,17 @@ impl Admission for NamespaceLifecycle {
     }
 
     fn admit(&self, attributes: &Attributes<'_>, object: &mut Value) -> Result<(), ApiError> {
+        self.check(attributes, object)
+    }
+
+    // Deletions are only validated.
+    fn validate(&self, attributes: &Attributes<'_>, object: &Value) -> Result<(), ApiError> {
+        if attributes.operation == Operation::Delete { self.check(attributes, object) } else { Ok(()) }
+    }
+}
+
+impl NamespaceLifecycle {
+    fn check(&self, attributes: &Attributes<'_>, object: &Value) -> Result<(), ApiError> {
         let is_namespace = attributes.resource.kind == "Namespace" && attributes.resource.group.is_empty();
         if is_namespace {
             let deletes = attributes.operation == Operation::Delete;

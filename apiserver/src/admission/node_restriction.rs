@@ -64,6 +64,17 @@ impl Admission for NodeRestriction {
     }
 
     fn admit(&self, attributes: &Attributes<'_>, object: &mut Value) -> Result<(), ApiError> {
+        self.check(attributes, object)
+    }
+
+    // Deletions are only validated.
+    fn validate(&self, attributes: &Attributes<'_>, object: &Value) -> Result<(), ApiError> {
+        if attributes.operation == Operation::Delete { self.check(attributes, object) } else { Ok(()) }
+    }
+}
+
+impl NodeRestriction {
+    fn check(&self, attributes: &Attributes<'_>, object: &Value) -> Result<(), ApiError> {
         let Some(node) = attributes.user.node_name() else { return Ok(()) };
         let ask = Ask { node, attributes, object };
         if node.is_empty() {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::authn::MASTERS;
+use crate::authz::Rule;
 use minik_component::SeededChance;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -93,7 +94,7 @@ impl Request<'_> {
             chance: &SeededChance::new(1),
             warnings: &Warnings::default(),
         };
-        let chain = chain(Arc::new(stored));
+        let chain = chain(Arc::new(stored), Arc::new(Reader));
         chain.admit(&attributes, &mut object)?;
         chain.validate(&attributes, &object)?;
         Ok(object)

@@ -5,8 +5,9 @@
 //! wrong is refused even there.
 
 mod token;
+pub mod token_request;
 
-pub use token::{BoundObject, Claims, TokenError, Tokens};
+pub use token::{BoundObject, Claims, Private, TokenError, Tokens};
 
 use crate::error::{ApiError, Result};
 use http::HeaderMap;

@@ -1,12 +1,271 @@
-//! What a new cluster begins with: namespaces, roles, priority classes, the server's own Service.
+//! What a new cluster begins with (namespaces, roles, priority classes), and what the servers keep for others: the
+//! `kubernetes` Service, its EndpointSlice, and ConfigMaps.
+//!
+//! ```text
+//!  prepare:  table of objects ─> reconcile (pure) ─> Loopback ─> store      once, before the server is ready
+//!  follow:   own record ─> all records ─> EndpointSlice                     every ten seconds
+//! ```
+//!
+//! Everything is written as by a client who may do anything; several servers at once come to the same result.
+
+mod config_maps;
+mod masters;
+mod objects;
+mod reconcile;
+
+pub use config_maps::Authentication;
 
 use crate::api::Api;
+use crate::error::{ApiError, Result};
+use crate::loopback::{Loopback, Place};
+use crate::world::store_error;
+use bytes::Bytes;
+use futures::stream::{FuturesUnordered, StreamExt};
 use minik_component::Shutdown;
+use minik_storage::{Expect, StorageError};
+use reconcile::Write;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
-/// Makes what is missing, then keeps what must follow the live servers, until `shutdown`.
-///
-/// # Errors
-/// What could not be made.
-pub async fn run(_api: Api, _shutdown: Shutdown) -> Result<(), crate::ApiError> {
-    Ok(())
+/// Objects that are written at once: the store makes what waits durable together.
+const AT_ONCE: usize = 32;
+/// Tries of a write that somebody else was faster than.
+const TRIES: usize = 5;
+/// Between two looks at the servers' records.
+const PERIOD: Duration = Duration::from_secs(10);
+/// How long a record lives that is not renewed, in seconds.
+const RECORD_TTL: i64 = 15;
+/// Between two tries to make what is missing.
+const RETRY: Duration = Duration::from_secs(1);
+
+const CONFIG_MAPS: Place<'_> =
+    Place { group: "", version: "v1", plural: "configmaps", namespace: "kube-system" };
+const SERVICES: Place<'_> =
+    Place { group: "", version: "v1", plural: "services", namespace: masters::NAMESPACE };
+const SLICES: Place<'_> = Place {
+    group: "discovery.k8s.io",
+    version: "v1",
+    plural: "endpointslices",
+    namespace: masters::NAMESPACE,
+};
+
+/// Makes what is missing, then keeps what must follow the live servers, until `shutdown`. `prepared` is called once
+/// everything is there.
+pub async fn run(api: Api, facts: Authentication, prepared: impl FnOnce(), shutdown: Shutdown) {
+    let bootstrap = Bootstrap { loopback: Loopback::new(api.clone()), api, facts };
+    // Cancel-safe: each write is whole, and the next start makes the rest.
+    tokio::select! {
+        () = shutdown.requested() => return,
+        () = bootstrap.prepare() => {}
+    }
+    prepared();
+    bootstrap.follow(shutdown).await;
 }
+
+struct Bootstrap {
+    api: Api,
+    loopback: Loopback,
+    facts: Authentication,
+}
+
+impl Bootstrap {
+    /// Makes everything, and tries again until it is there.
+    async fn prepare(&self) {
+        while let Err(error) = self.make_all().await {
+            tracing::warn!(%error, "cannot make the objects of a new cluster; trying again");
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn make_all(&self) -> Result<()> {
+        let (namespaces, others): (Vec<Value>, Vec<Value>) =
+            objects::all().into_iter().partition(|object| object["kind"] == "Namespace");
+        self.make(namespaces).await?;
+        self.make(others).await?;
+        self.config_maps().await?;
+        self.service().await?;
+        self.servers().await
+    }
+
+    async fn make(&self, objects: Vec<Value>) -> Result<()> {
+        let mut waiting = objects.into_iter();
+        let mut writes: FuturesUnordered<_> =
+            waiting.by_ref().take(AT_ONCE).map(|one| self.ensure(one)).collect();
+        while let Some(result) = writes.next().await {
+            result?;
+            writes.extend(waiting.next().map(|one| self.ensure(one)));
+        }
+        Ok(())
+    }
+
+    /// Brings one object of the table to what it should be.
+    async fn ensure(&self, wanted: Value) -> Result<()> {
+        let Some((place, folder)) = objects::place(&wanted) else { return Ok(()) };
+        let name = wanted["metadata"]["name"].as_str().unwrap_or_default();
+        let mut live = self.api.view().get(folder, place.namespace, name);
+        for _ in 0..TRIES {
+            let result = match reconcile::reconcile(&wanted, live.as_ref()) {
+                Write::Nothing => return Ok(()),
+                Write::Create(object) => self.loopback.create(place, object).await,
+                Write::Update(object) => self.loopback.update(place, object).await,
+                Write::Replace(object) => {
+                    self.loopback.delete(place, name).await?;
+                    self.loopback.create(place, object).await
+                }
+            };
+            match result {
+                Ok(_) => return Ok(()),
+                Err(error) => live = Some(self.faster(place, name, error).await?),
+            }
+        }
+        Err(ApiError::Unavailable(format!("{folder} {name:?} is changed all the time")))
+    }
+
+    async fn config_maps(&self) -> Result<()> {
+        let authentication = config_maps::authentication(&self.facts);
+        self.keep(CONFIG_MAPS, "configmaps", &authentication, config_maps::update).await?;
+        // It says when tracking began: what is there stays.
+        let tracking = config_maps::token_tracking(self.api.now());
+        self.keep(CONFIG_MAPS, "configmaps", &tracking, |_, _| None).await
+    }
+
+    /// Makes an object, or changes what is there as `update` says.
+    async fn keep(
+        &self,
+        place: Place<'_>,
+        folder: &str,
+        wanted: &Value,
+        update: impl Fn(&Value, &Value) -> Option<Value>,
+    ) -> Result<()> {
+        let name = wanted["metadata"]["name"].as_str().unwrap_or_default();
+        let mut live = self.api.view().get(folder, place.namespace, name);
+        for _ in 0..TRIES {
+            let result = match &live {
+                None => self.loopback.create(place, wanted.clone()).await,
+                Some(live) => match update(wanted, live) {
+                    None => return Ok(()),
+                    Some(next) => self.loopback.update(place, next).await,
+                },
+            };
+            match result {
+                Ok(_) => return Ok(()),
+                Err(error) => live = Some(self.faster(place, name, error).await?),
+            }
+        }
+        Err(ApiError::Unavailable(format!("{folder} {name:?} is changed all the time")))
+    }
+
+    /// What somebody made or changed who was faster, so that our write failed; else the write's error. An address that is
+    /// taken means the same as a name that is.
+    async fn faster(&self, place: Place<'_>, name: &str, error: ApiError) -> Result<Value> {
+        let raced = matches!(
+            error,
+            ApiError::AlreadyExists(_) | ApiError::Conflict { .. } | ApiError::Invalid { .. }
+        );
+        if !raced { Err(error) } else { self.loopback.get(place, name).await?.ok_or(error) }
+    }
+
+    /// Keeps what follows the live servers.
+    async fn follow(&self, shutdown: Shutdown) {
+        loop {
+            // Cancel-safe: waiting only.
+            tokio::select! {
+                () = shutdown.requested() => break,
+                () = tokio::time::sleep(PERIOD) => {}
+            }
+            if let Err(error) = self.round().await {
+                tracing::warn!(%error, "cannot keep the record of this server");
+            }
+        }
+        if let Err(error) = self.leave().await {
+            tracing::warn!(%error, "cannot take back the record of this server; it expires by itself");
+        }
+    }
+
+    async fn round(&self) -> Result<()> {
+        self.make(objects::namespaces()).await?;
+        self.config_maps().await?;
+        self.service().await?;
+        self.servers().await
+    }
+
+    async fn service(&self) -> Result<()> {
+        let (Some(own), Some(range)) = (self.address(), self.api.settings().service_ranges.first()) else {
+            return Ok(());
+        };
+        let wanted = masters::service(range.first(), own.port());
+        self.keep(SERVICES, "services/specs", &wanted, masters::service_update).await
+    }
+
+    /// Renews the own record, and publishes all.
+    async fn servers(&self) -> Result<()> {
+        let Some(own) = self.address().filter(|own| masters::can_be_published(own.ip())) else {
+            return Ok(());
+        };
+        self.renew(own.ip()).await.map_err(|error| store_error(&error))?;
+        let mut addresses = self.records().await.map_err(|error| store_error(&error))?;
+        addresses.insert(own.ip());
+        self.publish(&addresses, own.port()).await
+    }
+
+    async fn publish(&self, addresses: &BTreeSet<IpAddr>, port: u16) -> Result<()> {
+        self.keep(SLICES, "endpointslices", &masters::slice(addresses, port), masters::slice_update).await
+    }
+
+    /// Takes back the own record; the last server's address stays published, as it will come back.
+    async fn leave(&self) -> Result<()> {
+        let Some(own) = self.address().filter(|own| masters::can_be_published(own.ip())) else {
+            return Ok(());
+        };
+        let storage = self.api.world().storage();
+        let key = self.key(own.ip());
+        if let Some(record) = storage.get(&key).await.map_err(|error| store_error(&error))? {
+            match storage.delete(&key, record.revision).await {
+                Ok(_) | Err(StorageError::Conflict(_)) => {}
+                Err(error) => return Err(store_error(&error)),
+            }
+        }
+        let others = self.records().await.map_err(|error| store_error(&error))?;
+        if others.is_empty() { Ok(()) } else { self.publish(&others, own.port()).await }
+    }
+
+    /// Where clients are told that this server is.
+    fn address(&self) -> Option<SocketAddr> {
+        self.api.settings().advertised.parse().ok()
+    }
+
+    /// The folder of upstream's servers, so that both kinds see each other.
+    fn folder(&self) -> String {
+        format!("{}/masterleases/", self.api.settings().prefix)
+    }
+
+    fn key(&self, address: IpAddr) -> String {
+        format!("{}{address}", self.folder())
+    }
+
+    async fn renew(&self, address: IpAddr) -> std::result::Result<(), StorageError> {
+        let (storage, key) = (self.api.world().storage(), self.key(address));
+        let until = self.api.now().as_second() + RECORD_TTL;
+        let mut there = storage.get(&key).await?;
+        for _ in 0..TRIES {
+            let expect = there.as_ref().map_or(Expect::Absent, |record| Expect::At(record.revision));
+            match storage.put(&key, Bytes::from(masters::record(address)), expect, Some(until)).await {
+                Err(StorageError::Conflict(other)) => there = other,
+                result => return result.map(drop),
+            }
+        }
+        Err(StorageError::Unavailable(format!("{key} is changed all the time")))
+    }
+
+    /// The addresses of all records.
+    async fn records(&self) -> std::result::Result<BTreeSet<IpAddr>, StorageError> {
+        let folder = self.folder();
+        let records = self.api.world().storage().list(&folder).await?.records;
+        Ok(records.iter().filter_map(|record| record.key.strip_prefix(&*folder)?.parse().ok()).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests;

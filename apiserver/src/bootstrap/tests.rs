@@ -17,7 +17,7 @@ async fn bootstrap(storage: Arc<dyn Storage>, advertised: &str, shutdown: &Shutd
         clock: Arc::new(SystemClock::default()),
         chance: Arc::new(SeededChance::new(1)),
         metrics: prometheus::Registry::new(),
-        kubelets: None,
+        kubelets: crate::Kubelets::none(),
         audit: crate::Audit::default(),
     };
     let api = Api::open(storage, settings, None).await.unwrap();

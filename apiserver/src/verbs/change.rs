@@ -42,6 +42,25 @@ impl Api {
         .await
     }
 
+    /// Applies a configuration; makes what is not there.
+    ///
+    /// # Errors
+    /// [`ApiError::ApplyConflict`] for fields that others own, and everything that can be wrong with the result.
+    pub async fn apply(
+        &self,
+        target: Target<'_>,
+        config: &Value,
+        findings: Vec<String>,
+        options: &WriteOptions,
+    ) -> Result<Written> {
+        let creates = target.subresource.is_empty();
+        self.change(target, options, creates, &mut |live| {
+            let object = self.applied(&Step::new(target, options), live, config)?;
+            Ok(Made::Owned(Input { object, findings: findings.clone() }))
+        })
+        .await
+    }
+
     /// Changes an object as `make` says, which is given the stored tree in the served version, or `None` when there is
     /// none and `creates`. It may be called again with a newer state.
     ///
@@ -163,6 +182,7 @@ impl Api {
         strategy.canonicalize(&mut object);
         let attributes = step.attributes(self, Operation::Update, target.name, Some(old));
         self.admission().validate(&attributes, &object)?;
+        crate::owners::keep_times_if_unchanged(&mut object, old);
         let ends = ends_here(step, &object);
         Ok(Some(Changed { value: wire::encode(&object), ends, allocation }))
     }

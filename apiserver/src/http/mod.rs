@@ -1,0 +1,361 @@
+//! HTTP: from a request to an answer. Who asks and whether he may is found out here, once for all requests; what is asked
+//! for is answered by the verbs.
+//!
+//! ```text
+//!  request ─> id ─> health? ─> authn ─> authz ─> limits ─> dispatch ─> form of the answer ─> audit, metrics
+//! ```
+
+mod body;
+mod form;
+mod paths;
+mod read;
+mod review;
+mod watch;
+mod write;
+
+pub use body::{Body, full};
+
+use crate::api::Api;
+use crate::audit::{AuditLevel, Entry};
+use crate::authn::{Peer, UserInfo};
+use crate::authz::Attributes;
+use crate::body::MOST_BYTES;
+use crate::error::{ApiError, Result};
+use crate::metrics::Labels;
+use crate::negotiate::{self, Form};
+use crate::proxy::{Connect, Handed};
+use crate::request::{RequestInfo, Verb};
+use crate::served::Served;
+use crate::verbs::Target;
+use bytes::Bytes;
+use futures::FutureExt;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::upgrade::OnUpgrade;
+use minik_apimachinery::time;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+/// How long a request may take that is no watch.
+const WITHIN: Duration = Duration::from_secs(60);
+/// Requests at once that change nothing, and that change something: upstream's numbers.
+const READING: i64 = 400;
+const WRITING: i64 = 200;
+
+/// Subresources that others answer: kubelets, Pods, whatever listens on a node.
+const HANDED_ON: [&str; 5] = ["log", "exec", "attach", "portforward", "proxy"];
+
+/// A request with its body read.
+pub(crate) struct Asked {
+    pub info: RequestInfo,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    pub user: UserInfo,
+}
+
+impl Asked {
+    pub fn header(&self, name: header::HeaderName) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    /// The form of the answer.
+    pub fn form(&self) -> Result<Form> {
+        negotiate::form(&self.headers)
+    }
+}
+
+/// What was found out about a request, for its audit line.
+struct Told {
+    id: String,
+    method: Method,
+    uri: String,
+    info: RequestInfo,
+    user: UserInfo,
+    agent: String,
+    source: Option<SocketAddr>,
+    began: jiff::Timestamp,
+    body: Option<Bytes>,
+}
+
+impl Api {
+    /// Answers a request. `peer` is the client's certificate, `source` its address.
+    pub async fn answer<B>(
+        &self,
+        request: Request<B>,
+        peer: &Peer,
+        source: Option<SocketAddr>,
+    ) -> Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (mut parts, body) = request.into_parts();
+        let upgrade = parts.extensions.remove::<OnUpgrade>();
+        let path = parts.uri.path();
+        if let Some(answer) = self.health(&parts.method, path, parts.uri.query()) {
+            return answer;
+        }
+        let info = RequestInfo::of(&parts.method, path, parts.uri.query().unwrap_or_default());
+        let mut told = Told {
+            id: self.request_id(&parts.headers),
+            method: parts.method.clone(),
+            uri: parts.uri.path_and_query().map_or_else(|| path.to_owned(), ToString::to_string),
+            info,
+            user: UserInfo::anonymous(),
+            agent: text(&parts.headers, header::USER_AGENT),
+            source,
+            began: self.now(),
+            body: None,
+        };
+        let started = self.settings().clock.elapsed();
+        let result =
+            AssertUnwindSafe(self.answer_inside(&mut told, parts.headers.clone(), body, peer, upgrade))
+                .catch_unwind();
+        let mut response = match result.await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => form::error(&error, &parts.headers),
+            Err(_) => {
+                self.inner().metrics.panicked(told.info.verb.name());
+                let error = ApiError::Internal(
+                    "this request caused apiserver to panic. Look in the logs for details".into(),
+                );
+                form::error(&error, &parts.headers)
+            }
+        };
+        if let Ok(id) = HeaderValue::from_str(&told.id) {
+            response.headers_mut().insert("audit-id", id);
+        }
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+        self.report(&told, response.status(), started);
+        response
+    }
+
+    async fn answer_inside<B>(
+        &self,
+        told: &mut Told,
+        headers: HeaderMap,
+        body: B,
+        peer: &Peer,
+        upgrade: Option<OnUpgrade>,
+    ) -> Result<Response<Body>>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let user = self.inner().authn.user(peer, &headers, self.now())?;
+        told.user = user.clone();
+        self.authorize(&Attributes::of(&user, &told.info))?;
+        if let Some(target) = self.handed_on(&told.info)? {
+            let body = read_body(body).await?;
+            let query = told.uri.split_once('?').map_or("", |(_, query)| query).to_owned();
+            let (method, path) = (told.method.clone(), told.info.path.clone());
+            let connect = Connect { method, path, query, headers, body, user, upgrade };
+            return Ok(passed_on(self.connect(connect, target).await?));
+        }
+        let mutating = !matches!(told.info.verb, Verb::Get | Verb::List | Verb::Watch);
+        let gauge = self.inner().metrics.inflight(mutating);
+        if gauge.get() >= if mutating { WRITING } else { READING } {
+            self.inner().metrics.refused(429);
+            let message = "Too many requests, please try again later.".into();
+            return Err(ApiError::TooManyRequests { message, retry_after_seconds: 1 });
+        }
+        let _counted = (told.info.verb != Verb::Watch).then(|| Counted::new(gauge));
+        let work = async {
+            let body = read_body(body).await?;
+            told.body = Some(body.clone()).filter(|_| self.settings().audit.level() >= AuditLevel::Request);
+            let asked = Asked { info: told.info.clone(), headers, body, user };
+            self.dispatch(&asked).await
+        };
+        match tokio::time::timeout(WITHIN, work).await {
+            Ok(answer) => answer,
+            Err(_) => Err(ApiError::Timeout {
+                on: crate::error::Named::default(),
+                message: "request did not complete within the allotted timeout".into(),
+            }),
+        }
+    }
+
+    /// What a request is about; `None` for a path that is no resource.
+    fn target_of<'a>(&'a self, info: &'a RequestInfo) -> Result<Option<Target<'a>>> {
+        let Some(path) = &info.resource else { return Ok(None) };
+        let served = self.served_at(path).ok_or(ApiError::NoSuchPath)?;
+        if !path.subresource.is_empty() && !served.has_subresource(&path.subresource) {
+            return Err(ApiError::NoSuchPath);
+        }
+        let name = if info.is_collection() { "" } else { path.name.as_str() };
+        let namespace = if served.resource.namespaced() { path.namespace.as_str() } else { "" };
+        let target = Target { served, namespace, name, subresource: &path.subresource };
+        allowed(served, &target, info)?;
+        Ok(Some(target))
+    }
+
+    /// The target of a request that others answer, however long it takes.
+    fn handed_on<'a>(&'a self, info: &'a RequestInfo) -> Result<Option<Target<'a>>> {
+        let subresource = info.resource.as_ref().map_or("", |path| path.subresource.as_str());
+        if HANDED_ON.contains(&subresource) { self.target_of(info) } else { Ok(None) }
+    }
+
+    /// Sends an authorized request to its verb.
+    async fn dispatch(&self, asked: &Asked) -> Result<Response<Body>> {
+        let Some(target) = self.target_of(&asked.info)? else { return self.path(asked).await };
+        match asked.info.verb {
+            Verb::Get => self.answer_get(asked, target).await,
+            Verb::List => self.answer_list(asked, target).await,
+            Verb::Watch => self.answer_watch(asked, target).await,
+            Verb::Create => self.answer_create(asked, target).await,
+            Verb::Update => self.answer_update(asked, target).await,
+            Verb::Patch => self.answer_patch(asked, target).await,
+            Verb::Delete => self.answer_delete(asked, target).await,
+            Verb::DeleteCollection => self.answer_delete_collection(asked, target).await,
+        }
+    }
+
+    /// The client's id of the request, or a new one.
+    fn request_id(&self, headers: &HeaderMap) -> String {
+        let asked = text(headers, header::HeaderName::from_static("audit-id"));
+        let fits =
+            |id: &str| !id.is_empty() && id.len() <= 64 && id.bytes().all(|byte| byte.is_ascii_graphic());
+        if fits(&asked) { asked } else { self.new_id() }
+    }
+
+    /// A new random identifier.
+    pub(crate) fn new_id(&self) -> String {
+        let bits = (u128::from(self.chance().bits()) << 64) | u128::from(self.chance().bits());
+        uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid().to_string()
+    }
+
+    fn report(&self, told: &Told, code: StatusCode, started: Duration) {
+        let info = &told.info;
+        let known = info.resource.as_ref().and_then(|path| self.served_at(path));
+        let scope = match &info.resource {
+            None => "",
+            Some(_) if !info.is_collection() => "resource",
+            Some(path) if !path.namespace.is_empty() => "namespace",
+            Some(_) => "cluster",
+        };
+        let verb = info.verb.name().to_ascii_uppercase();
+        let subresource = info.resource.as_ref().map_or("", |path| path.subresource.as_str());
+        let labels = Labels {
+            verb: if known.is_some() { &verb } else { told.method.as_str() },
+            group: known.map_or("", |served| served.resource.group),
+            version: known.map_or("", |served| served.version),
+            resource: known.map_or("", |served| served.resource.plural),
+            subresource: known.map_or("", |_| subresource),
+            scope,
+        };
+        let seconds = (info.verb != Verb::Watch)
+            .then(|| self.settings().clock.elapsed().saturating_sub(started).as_secs_f64());
+        self.inner().metrics.answered(labels, code.as_u16(), seconds);
+        if self.settings().audit.level() == AuditLevel::None {
+            return;
+        }
+        let secret = known.is_some_and(|served| matches!(served.resource.plural, "secrets" | "tokenreviews"))
+            || subresource == "token";
+        self.settings().audit.tell(&Entry {
+            id: &told.id,
+            verb: info.verb.name(),
+            uri: &told.uri,
+            user: json!({"username": told.user.name, "uid": told.user.uid, "groups": told.user.groups}),
+            source: told.source.map(|address| address.ip().to_string()),
+            user_agent: &told.agent,
+            object: info.resource.as_ref().map(object_reference),
+            code: code.as_u16(),
+            times: (time::micros(told.began), time::micros(self.now())),
+            bodies: (told.body.as_ref(), None),
+            open: !secret,
+        });
+    }
+}
+
+/// A backend's answer as ours.
+fn passed_on(handed: Handed) -> Response<Body> {
+    match handed {
+        Handed::Empty => form::respond(StatusCode::OK, "text/plain", full(Bytes::new())),
+        Handed::Answer(answer) => {
+            let mut answer = answer.map(body::passed);
+            // They are between the backend and us.
+            for own in [header::CONNECTION, header::TRANSFER_ENCODING] {
+                answer.headers_mut().remove(own);
+            }
+            answer
+        }
+        Handed::Switched(answer) => answer.map(|()| full(Bytes::new())),
+    }
+}
+
+fn object_reference(path: &crate::request::ResourcePath) -> Value {
+    let mut reference = serde_json::Map::new();
+    for (field, value) in [
+        ("resource", &path.resource),
+        ("namespace", &path.namespace),
+        ("name", &path.name),
+        ("apiGroup", &path.group),
+        ("apiVersion", &path.version),
+        ("subresource", &path.subresource),
+    ] {
+        if !value.is_empty() {
+            reference.insert(field.into(), value.as_str().into());
+        }
+    }
+    Value::Object(reference)
+}
+
+/// Whether a resource takes the verb.
+fn allowed(served: &Served, target: &Target<'_>, info: &RequestInfo) -> Result<()> {
+    let verbs = match served.resource.subresource(target.subresource) {
+        Some(sub) => sub.verbs,
+        None => served.resource.verbs,
+    };
+    let verb = match info.verb {
+        Verb::Get => minik_registry::Verb::Get,
+        Verb::List => minik_registry::Verb::List,
+        Verb::Watch => minik_registry::Verb::Watch,
+        Verb::Create => minik_registry::Verb::Create,
+        Verb::Update => minik_registry::Verb::Update,
+        Verb::Patch => minik_registry::Verb::Patch,
+        Verb::Delete => minik_registry::Verb::Delete,
+        Verb::DeleteCollection => minik_registry::Verb::DeleteCollection,
+    };
+    let known = matches!(info.method.as_str(), "GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE");
+    let needs_name = matches!(info.verb, Verb::Update | Verb::Patch);
+    let has_name = !target.name.is_empty();
+    let creates_named = info.verb == Verb::Create && has_name && target.subresource.is_empty();
+    if !known || !verbs.has(verb) || (needs_name && !has_name) || creates_named {
+        return Err(ApiError::MethodNotAllowed);
+    }
+    Ok(())
+}
+
+async fn read_body<B>(body: B) -> Result<Bytes>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    match Limited::new(body, MOST_BYTES).collect().await {
+        Ok(read) => Ok(read.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::TooLarge(MOST_BYTES)),
+        Err(error) => Err(ApiError::BadRequest(format!("the body cannot be read: {error}"))),
+    }
+}
+
+fn text(headers: &HeaderMap, name: header::HeaderName) -> String {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+}
+
+/// A gauge that is one higher while this lives.
+struct Counted(prometheus::IntGauge);
+
+impl Counted {
+    fn new(gauge: prometheus::IntGauge) -> Counted {
+        gauge.inc();
+        Counted(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

@@ -1,0 +1,308 @@
+//! Watch: a stream of events over a connection
+//! (<https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes>).
+//!
+//! An event is written once per form and shared by all who watch in it.
+
+use super::body::streamed;
+use super::form::{Columns, Include, Shown, include_object, partial, respond, table};
+use super::{Asked, Body, full};
+use crate::api::Api;
+use crate::error::{ApiError, Result};
+use crate::negotiate::{Encoding, Form, Shape};
+use crate::served::Served;
+use crate::verbs::{Age, Selection, Target, invalid_list_options};
+use crate::wire;
+use bytes::Bytes;
+use futures::{Stream, stream};
+use http::{Response, StatusCode};
+use minik_apimachinery::facts;
+use minik_apimachinery::field::{ErrorList, FieldError, Path};
+use minik_apimachinery::proto;
+use minik_storage::{Event, EventKind, Item, Revision, WatchError, Watcher, Watching};
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Between two bookmarks.
+const BOOKMARKS: Duration = Duration::from_secs(60);
+
+/// A watch under way.
+struct Following {
+    api: Api,
+    number: usize,
+    form: Form,
+    include: Include,
+    selection: Selection,
+    watcher: Watcher,
+    /// Frames that are to be sent before anything else.
+    waiting: VecDeque<Bytes>,
+    /// The client knows everything up to here.
+    after: Revision,
+    /// Everything up to here was told.
+    told: Revision,
+    bookmarks: bool,
+    next_bookmark: Instant,
+    ends_at: Instant,
+    columns: Columns,
+}
+
+/// What a watch asks for.
+struct Wishes {
+    selection: Selection,
+    /// `None`: from now on, with everything that is there first.
+    after: Option<Revision>,
+    age: Age,
+    initial_end: bool,
+    bookmarks: bool,
+    timeout: Duration,
+}
+
+impl Api {
+    pub(super) async fn answer_watch(&self, asked: &Asked, target: Target<'_>) -> Result<Response<Body>> {
+        let form = asked.form()?;
+        let include = include_object(asked)?;
+        let wishes = self.wishes(asked, &target)?;
+        self.settle(wishes.age).await?;
+        let served = target.served;
+        let cache = served
+            .folder()
+            .and_then(|folder| self.world().cache(folder))
+            .ok_or(ApiError::MethodNotAllowed)?;
+        let now = Instant::now();
+        let body = match cache.watch(wishes.after, wishes.selection.scope()) {
+            Err(WatchError::TooOld { asked, oldest }) => {
+                let error = ApiError::Expired(format!("too old resource version: {asked} ({oldest})"));
+                let frame = frame(form, "ERROR", &error.status(), facts::kind("v1", "Status"));
+                full(frame)
+            }
+            Ok(watcher) => {
+                let mut following = Following {
+                    api: self.clone(),
+                    number: served.number as usize,
+                    form,
+                    include,
+                    selection: wishes.selection,
+                    after: wishes.after.unwrap_or_default(),
+                    told: wishes.after.unwrap_or_default(),
+                    watcher,
+                    waiting: VecDeque::new(),
+                    bookmarks: wishes.bookmarks,
+                    next_bookmark: now + BOOKMARKS,
+                    ends_at: now + wishes.timeout,
+                    columns: Columns::Told,
+                };
+                following.begin(wishes.after.is_none(), wishes.initial_end)?;
+                streamed(following.frames())
+            }
+        };
+        Ok(respond(StatusCode::OK, form.content_type(true), body))
+    }
+
+    fn wishes(&self, asked: &Asked, target: &Target<'_>) -> Result<Wishes> {
+        let query = &asked.info.query;
+        let selection = Selection::parse(target.served, target.namespace, query)?;
+        let wanted = crate::verbs::revision(query.get("resourceVersion"))?;
+        let bookmarks = query.truth("allowWatchBookmarks");
+        let initial = query.strict_truth("sendInitialEvents")?;
+        let matching = query.get("resourceVersionMatch");
+        let mut errors = ErrorList::new();
+        if initial.is_some() && matching != "NotOlderThan" {
+            let detail = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+            errors.push(FieldError::forbidden(&Path::new("resourceVersionMatch"), detail));
+        }
+        if initial.is_none() && !matching.is_empty() {
+            let detail = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+            errors.push(FieldError::forbidden(&Path::new("resourceVersionMatch"), detail));
+        }
+        if !errors.is_empty() {
+            return Err(invalid_list_options(errors));
+        }
+        let (after, age) = match (wanted, initial) {
+            (Some(revision), Some(true)) if revision.0 > 0 => (None, Age::NotOlderThan(revision)),
+            (Some(_), Some(true)) => (None, Age::Any),
+            (None, Some(false)) => (Some(self.world().reached()), Age::Latest),
+            (None, _) => (None, Age::Latest),
+            (Some(revision), _) if revision.0 == 0 => (None, Age::Any),
+            (Some(revision), _) => (Some(revision), Age::Any),
+        };
+        let seconds = query.number("timeoutSeconds")?.filter(|seconds| *seconds > 0);
+        let timeout = seconds.map_or_else(
+            // All at once would come back at once.
+            || self.settings().min_request_timeout.mul_f64(1.0 + self.chance().fraction()),
+            |seconds| Duration::from_secs(seconds.unsigned_abs()),
+        );
+        Ok(Wishes {
+            selection,
+            after,
+            age,
+            initial_end: initial == Some(true) && bookmarks,
+            bookmarks,
+            timeout,
+        })
+    }
+}
+
+impl Following {
+    fn served(&self) -> &Served {
+        &self.api.inner().served[self.number]
+    }
+
+    /// Writes what is to be told first: everything that is there, or what was missed.
+    fn begin(&mut self, everything: bool, initial_end: bool) -> Result<()> {
+        if everything {
+            let snapshot = self.watcher.snapshot.clone();
+            for item in snapshot.items.values() {
+                if self.selection.sees(&item.header) {
+                    let frame = self.item("ADDED", item, item.revision)?;
+                    self.waiting.push_back(frame);
+                }
+            }
+            // Complete up to what all caches had reached when the snapshot was taken.
+            self.told = snapshot.revision;
+            if initial_end {
+                let frame = self.bookmark(snapshot.revision.max(self.told), true);
+                self.waiting.push_back(frame);
+            }
+        }
+        for event in std::mem::take(&mut self.watcher.past) {
+            if let Some(frame) = self.event(&event)? {
+                self.waiting.push_back(frame);
+            }
+        }
+        Ok(())
+    }
+
+    fn frames(self) -> impl Stream<Item = Bytes> + Send {
+        stream::unfold(self, |mut following| async move {
+            let frame = following.next().await?;
+            Some((frame, following))
+        })
+    }
+
+    /// The next frame; `None` ends the watch.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(frame) = self.waiting.pop_front() {
+                return Some(frame);
+            }
+            let bookmarks = self.bookmarks;
+            // Cancel-safe: receiving loses nothing, the rest is waiting.
+            let next = tokio::select! {
+                next = self.watcher.next.recv() => next?,
+                () = tokio::time::sleep_until(self.ends_at) => return None,
+                () = tokio::time::sleep_until(self.next_bookmark), if bookmarks => {
+                    self.next_bookmark = Instant::now() + BOOKMARKS;
+                    return Some(self.bookmark(self.told, false));
+                }
+            };
+            match next {
+                Watching::Event(event) => match self.event(&event) {
+                    Ok(Some(frame)) => return Some(frame),
+                    Ok(None) => {}
+                    Err(error) => {
+                        tracing::error!(%error, "cannot write an event; the watch ends");
+                        return None;
+                    }
+                },
+                Watching::Progress(revision) => self.told = self.told.max(revision),
+            }
+        }
+    }
+
+    /// The frame of an event, if it is for this watcher.
+    fn event(&mut self, event: &Arc<Event>) -> Result<Option<Bytes>> {
+        // A client may name a revision that is still to come. Several events may have one revision.
+        if event.revision <= self.after {
+            return Ok(None);
+        }
+        self.told = event.revision;
+        let Some(kind) = event.seen_by(|header| self.selection.sees(header)) else { return Ok(None) };
+        let item = event.shown(kind).clone();
+        let (number, word) = match kind {
+            EventKind::Added => (0, "ADDED"),
+            EventKind::Modified => (1, "MODIFIED"),
+            EventKind::Deleted => (2, "DELETED"),
+        };
+        if self.form.shape == Shape::Table {
+            return self.item(word, &item, event.revision).map(Some);
+        }
+        let form = match (self.form.encoding, self.form.shape) {
+            (Encoding::Json, Shape::Object) => 0,
+            (Encoding::Json, _) => 1,
+            (Encoding::Yaml, Shape::Object) => 2,
+            (Encoding::Yaml, _) => 3,
+            (Encoding::Protobuf, Shape::Object) => 4,
+            (Encoding::Protobuf, _) => 5,
+        };
+        let memo = (self.number as u32 * 8 + form) * 4 + number;
+        event.frames.get_or(memo, || self.write(word, &item, event.revision)).map(Some)
+    }
+
+    /// The frame of an item, which may change what this watcher knows of columns.
+    fn item(&mut self, word: &str, item: &Item, revision: Revision) -> Result<Bytes> {
+        let frame = self.write(word, item, revision);
+        self.columns = Columns::Known;
+        frame
+    }
+
+    fn write(&self, word: &str, item: &Item, revision: Revision) -> Result<Bytes> {
+        let served = self.served();
+        let shown = Shown { bytes: &item.value, revision: Some(revision) };
+        if self.form == Form::JSON && served.native {
+            let mut out = Vec::with_capacity(item.value.len() + 96);
+            out.extend_from_slice(b"{\"type\":\"");
+            out.extend_from_slice(word.as_bytes());
+            out.extend_from_slice(b"\",\"object\":");
+            wire::splice(&mut out, shown.bytes, shown.revision, wire::Typed::Yes);
+            out.extend_from_slice(b"}\n");
+            return Ok(out.into());
+        }
+        let object = self.api.tree_of(served, shown)?;
+        Ok(match self.form.shape {
+            Shape::Object => frame(self.form, word, &object, Some(served.ty)),
+            Shape::Partial if self.form.encoding == Encoding::Protobuf => {
+                proto::frame(word, &proto::encode_partial(&partial(&object))).into()
+            }
+            Shape::Partial => frame(self.form, word, &partial(&object), None),
+            Shape::Table => {
+                let stored = wire::tree(&item.value, Some(revision))?;
+                let row = self.api.row(served, &stored, &object, self.include);
+                let meta = json!({"resourceVersion": revision.to_string()});
+                frame(self.form, word, &table(served, meta, vec![row], self.columns), None)
+            }
+        })
+    }
+
+    fn bookmark(&self, revision: Revision, initial_end: bool) -> Bytes {
+        let served = self.served();
+        let mut meta = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        if initial_end {
+            meta["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let (kind, version, ty) = match self.form.shape {
+            Shape::Object => (served.resource.kind, served.api_version.as_str(), Some(served.ty)),
+            Shape::Partial => ("PartialObjectMetadata", "meta.k8s.io/v1", None),
+            Shape::Table => {
+                let value = table(served, meta, Vec::new(), self.columns);
+                return frame(self.form, "BOOKMARK", &value, None);
+            }
+        };
+        let value = json!({"kind": kind, "apiVersion": version, "metadata": meta});
+        if self.form.encoding == Encoding::Protobuf && ty.is_none() {
+            return proto::frame("BOOKMARK", &proto::encode_partial(&value)).into();
+        }
+        frame(self.form, "BOOKMARK", &value, ty)
+    }
+}
+
+fn frame(form: Form, word: &str, object: &Value, ty: Option<facts::TypeId>) -> Bytes {
+    if let (Encoding::Protobuf, Some(ty)) = (form.encoding, ty) {
+        return proto::frame(word, &proto::encode(object, ty)).into();
+    }
+    let mut out = Vec::new();
+    wire::push(&mut out, &json!({"type": word, "object": object}));
+    out.push(b'\n');
+    out.into()
+}
