@@ -41,7 +41,7 @@ impl Strategy for Namespace {
     }
 
     fn meta_rules(&self) -> MetaRules {
-        MetaRules::new(NameRule::DnsLabel)
+        MetaRules::new(NameRule::DnsLabel).full_on_update()
     }
 
     fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {

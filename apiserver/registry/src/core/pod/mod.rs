@@ -126,6 +126,10 @@ impl Strategy for Pod {
         warnings::on_create(obj)
     }
 
+    fn warnings_on_update(&self, part: Part, obj: &Value, _old: &Value) -> Vec<String> {
+        if part == Part::Status { status::warnings(obj) } else { Vec::new() }
+    }
+
     fn selectable_names(&self) -> &'static [&'static str] {
         &[
             "spec.nodeName",

@@ -58,6 +58,11 @@ const DISABLED: &[&[&str]] = &[
     &["spec", "volumes", "*", "projected", "sources", "*", "serviceAccountToken", "user"],
     &["spec", "volumes", "*", "projected", "sources", "*", "clusterTrustBundle", "user"],
     &["spec", "volumes", "*", "projected", "sources", "*", "podCertificate", "user"],
+    &["status", "nodeAllocatableResourceClaimStatuses"],
+    &["status", "volumeHealth"],
+    &["status", "containerStatuses", "*", "volumeMounts", "*", "volumeStatus"],
+    &["status", "initContainerStatuses", "*", "volumeMounts", "*", "volumeStatus"],
+    &["status", "ephemeralContainerStatuses", "*", "volumeMounts", "*", "volumeStatus"],
 ];
 /// The same within a container.
 const DISABLED_IN_CONTAINER: &[&[&str]] = &[
@@ -257,6 +262,7 @@ fn update_status(obj: &mut Value, old: &Value) {
         }
     }
     keep_observed_generations(status, &old_status);
+    drop_disabled(obj, Some(old));
 }
 
 /// A condition written without a generation keeps the one that the condition of its type had.

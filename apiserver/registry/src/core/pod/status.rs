@@ -45,6 +45,147 @@ pub(crate) fn check_update(new: &api::Pod, old: &api::Pod, errors: &mut ErrorLis
     for (field, statuses) in lists {
         check_users(statuses, os, &path.child(field), errors);
     }
+    check_extended_claim(&status, &spec, &path.child("extendedResourceClaimStatus"), errors);
+    for (field, statuses) in lists {
+        let containers = match field {
+            "containerStatuses" => &spec.containers[..],
+            "initContainerStatuses" => items(&spec.init_containers),
+            _ => {
+                for (i, _) in statuses
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, one)| !items(&one.allocated_resources_status).is_empty())
+                {
+                    let at = path.child(field).index(i).child("allocatedResourcesStatus");
+                    errors.push(FieldError::forbidden(&at, "ephemeral containers have no resources"));
+                }
+                continue;
+            }
+        };
+        check_allocated(statuses, containers, &status, &path.child(field), errors);
+    }
+}
+
+/// The claim that stands for extended resources, and which request is for what.
+fn check_extended_claim(status: &api::PodStatus, spec: &api::PodSpec, path: &Path, errors: &mut ErrorList) {
+    let Some(claim) = &status.extended_resource_claim_status else { return };
+    let containers = || spec.containers.iter().chain(items(&spec.init_containers));
+    let at = path.child("requestMappings");
+    if claim.request_mappings.is_empty() {
+        errors.push(FieldError::required(&at, "at least one is needed"));
+    }
+    let mut seen = BTreeSet::new();
+    for (i, mapping) in claim.request_mappings.iter().enumerate() {
+        let at = at.index(i);
+        let (container, resource, request) =
+            (&mapping.container_name, &mapping.resource_name, &mapping.request_name);
+        match containers().find(|one| one.name == *container) {
+            Some(one) if !requests(one).any(|name| name == resource) => {
+                let detail = "must be one of the container's requests";
+                errors.push(FieldError::invalid(&at.child("resourceName"), resource.as_str(), detail));
+            }
+            Some(_) => {}
+            None => {
+                let detail = "must be one of the Pod's containers";
+                errors.push(FieldError::invalid(&at.child("containerName"), container.as_str(), detail));
+            }
+        }
+        invalid(format::dns_label(request), request, &path.child("requestName"), errors);
+        if !seen.insert((container, resource, request)) {
+            for (field, value) in
+                [("containerName", container), ("resourceName", resource), ("requestName", request)]
+            {
+                errors.push(FieldError::duplicate(&at.child(field), value.as_str()));
+            }
+        }
+    }
+    let name = &claim.resource_claim_name;
+    let at = path.child("resourceClaimName");
+    if name.is_empty() {
+        errors.push(FieldError::required(&at, ""));
+    } else {
+        invalid(format::dns_subdomain(name), name, &at, errors);
+    }
+}
+
+fn requests(container: &api::Container) -> impl Iterator<Item = &String> {
+    container.resources.iter().flat_map(|resources| &resources.requests).flatten().map(|(name, _)| name)
+}
+
+/// The health of what was allocated to containers.
+fn check_allocated(
+    statuses: &[api::ContainerStatus],
+    containers: &[api::Container],
+    pod: &api::PodStatus,
+    path: &Path,
+    errors: &mut ErrorList,
+) {
+    for (i, status) in statuses.iter().enumerate() {
+        let container = containers.iter().find(|one| one.name == status.name);
+        for (j, allocated) in items(&status.allocated_resources_status).iter().enumerate() {
+            let at = path.index(i).child("allocatedResourcesStatus").index(j);
+            if container.is_some_and(|one| !is_allocated(&allocated.name, one, pod)) {
+                let detail = "must be one of the container's requests or claims";
+                errors.push(FieldError::invalid(&at.child("name"), allocated.name.as_str(), detail));
+            }
+            check_health(items(&allocated.resources), &at.child("resources"), errors);
+        }
+    }
+}
+
+fn is_allocated(name: &str, container: &api::Container, pod: &api::PodStatus) -> bool {
+    if !name.starts_with("claim:") {
+        return requests(container).any(|request| request == name);
+    }
+    let full = |claim: &str, request: &str| match request {
+        "" => format!("claim:{claim}"),
+        request => format!("claim:{claim}/{request}"),
+    };
+    let claims = container.resources.as_ref().map_or(&[][..], |resources| items(&resources.claims));
+    claims.iter().any(|claim| full(&claim.name, text(&claim.request)) == name)
+        || pod.extended_resource_claim_status.iter().any(|extended| {
+            let own = extended.request_mappings.iter().filter(|one| one.container_name == container.name);
+            own.into_iter().any(|one| full(&extended.resource_claim_name, &one.request_name) == name)
+        })
+}
+
+fn check_health(resources: &[api::ResourceHealth], path: &Path, errors: &mut ErrorList) {
+    const MESSAGE_MAX: usize = 1024;
+    let mut seen = BTreeSet::new();
+    for (k, resource) in resources.iter().enumerate() {
+        let at = path.index(k);
+        let known = ["Healthy", "Unhealthy", "Unknown"];
+        let health = text(&resource.health);
+        if !known.contains(&health) {
+            errors.push(FieldError::not_supported(&at.child("health"), health, &known));
+        }
+        match &resource.message {
+            Some(message) if message.is_empty() => {
+                errors.push(FieldError::required(&at.child("message"), "must not be empty"));
+            }
+            Some(message) if message.len() > MESSAGE_MAX => {
+                errors.push(FieldError::too_long(&at.child("message"), MESSAGE_MAX));
+            }
+            _ => {}
+        }
+        if !seen.insert(&resource.resource_id) {
+            errors.push(FieldError::duplicate(&at.child("resourceID"), resource.resource_id.as_str()));
+        }
+    }
+}
+
+/// Warnings for a changed status.
+pub(crate) fn warnings(obj: &Value) -> Vec<String> {
+    let status = Path::new("status");
+    let mut all = Vec::new();
+    for field in ["podIPs", "hostIPs"] {
+        let ips = obj["status"][field].as_array().into_iter().flatten();
+        for (i, ip) in ips.enumerate() {
+            let at = status.child(field).index(i).child("ip");
+            all.extend(format::warn_ip(ip["ip"].as_str().unwrap_or_default(), &at));
+        }
+    }
+    all
 }
 
 fn check_conditions(conditions: &[api::PodCondition], path: &Path, errors: &mut ErrorList) {
@@ -210,7 +351,6 @@ fn check_addresses(
     }
     if let Some(head) = all.first()
         && head != first
-        && !first.is_empty()
     {
         let at = path.index(0).child("ip");
         errors.push(FieldError::invalid(&at, head.as_str(), format!("must be equal to `{plain}`")));
@@ -232,13 +372,6 @@ fn check_host_ips(status: &api::PodStatus, was: &api::PodStatus, path: &Path, er
         |s: &api::PodStatus| -> Vec<String> { items(&s.host_ips).iter().map(|ip| ip.ip.clone()).collect() };
     let (all, first) = (of(status), text(&status.host_ip));
     check_addresses((first, &all), &of(was), "hostIP", path, errors);
-    if let Some(head) = all.first().filter(|_| first.is_empty()) {
-        errors.push(FieldError::invalid(
-            &path.index(0).child("ip"),
-            head.as_str(),
-            "must be equal to `hostIP`",
-        ));
-    }
 }
 
 fn check_users(statuses: &[api::ContainerStatus], os: &str, path: &Path, errors: &mut ErrorList) {

@@ -103,7 +103,7 @@ impl Strategy for Service {
 
     fn validate_create(&self, obj: &Value, _cx: &Context<'_>) -> ErrorList {
         let mut errors = ErrorList::new();
-        if let Some(service) = view::<api::Service>(obj, &mut errors) {
+        if let Some(service) = view::<api::Service>(&without_conditions(obj), &mut errors) {
             rules::check(&service, None, &mut errors);
         }
         errors
@@ -111,9 +111,10 @@ impl Strategy for Service {
 
     fn validate_update(&self, part: Part, obj: &Value, old: &Value, _cx: &Context<'_>) -> ErrorList {
         let mut errors = ErrorList::new();
-        let (Some(new), Some(was)) =
-            (view::<api::Service>(obj, &mut errors), view::<api::Service>(old, &mut errors))
-        else {
+        let (Some(new), Some(was)) = (
+            view::<api::Service>(&without_conditions(obj), &mut errors),
+            view::<api::Service>(&without_conditions(old), &mut errors),
+        ) else {
             return errors;
         };
         if part == Part::Status {
@@ -219,8 +220,15 @@ fn drop_dependent(obj: &mut Value, old: &Value) {
     }
 }
 
+/// Conditions are not looked at, and may lack a time, which the typed view demands.
+fn without_conditions(obj: &Value) -> Value {
+    let mut obj = obj.clone();
+    remove_at(&mut obj, &["status", "conditions"]);
+    obj
+}
+
 fn warnings(obj: &Value) -> Vec<String> {
-    let Some(service) = try_view::<api::Service>(obj) else { return Vec::new() };
+    let Some(service) = try_view::<api::Service>(&without_conditions(obj)) else { return Vec::new() };
     let spec = service.spec.unwrap_or_default();
     let path = Path::new("spec");
     let mut all = Vec::new();
