@@ -94,7 +94,12 @@ async fn first_version(config: &Config, runtime: &dyn Runtime) -> v1::VersionRes
     }
 }
 
-fn facts(config: &Config, version: &v1::VersionResponse, port: u16) -> Result<NodeFacts, KubeletError> {
+fn facts(
+    config: &Config,
+    version: &v1::VersionResponse,
+    features: v1::StatusResponse,
+    port: u16,
+) -> Result<NodeFacts, KubeletError> {
     let given = config.node_ips.iter().map(ToString::to_string).collect::<Vec<_>>();
     let ips = match given.is_empty() {
         false => given,
@@ -111,6 +116,8 @@ fn facts(config: &Config, version: &v1::VersionResponse, port: u16) -> Result<No
         runtime: (version.runtime_name.clone(), version.runtime_version.clone()),
         labels: config.labels.clone(),
         taints: config.taints.clone(),
+        thresholds: config.thresholds,
+        features,
         file_system: machine::file_system(&config.root_dir).unwrap_or_default(),
     })
 }
@@ -130,7 +137,12 @@ pub(crate) async fn run_with(
         Some(api) => Some(Api::bind(api).await?),
         None => None,
     };
-    let facts = facts(&config, &version, api.as_ref().map_or(0, Api::port))?;
+    let facts = facts(
+        &config,
+        &version,
+        runtime.status().await.unwrap_or_default(),
+        api.as_ref().map_or(0, Api::port),
+    )?;
     let reporter =
         Reporter { component: "kubelet".into(), instance: config.node_name.clone(), api: EventApi::Core };
     let (recorder, events) = EventRecorder::new(reporter, config.clock.clone(), config.chance.clone());
@@ -169,6 +181,7 @@ pub(crate) async fn run_with(
     let (told, mut told_seen) = watch::channel(NodeUpdate::default());
     let keeper = NodeKeeper {
         facts,
+        recorder: context.recorder.clone(),
         health: health_seen.clone(),
         register: config.register,
         client: client.clone(),

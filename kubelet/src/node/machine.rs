@@ -1,6 +1,6 @@
 //! What the machine is: read from the kernel, once or now and then.
 
-use minik_apimachinery::quantity::{Format, Quantity};
+use minik_apimachinery::quantity::Quantity;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
 
@@ -25,6 +25,8 @@ pub struct Machine {
     pub boot_id: String,
     /// Swap, in bytes.
     pub swap_bytes: i64,
+    /// Huge pages: bytes of one, bytes of all.
+    pub huge_pages: Vec<(i64, i64)>,
 }
 
 /// What a file system has.
@@ -59,19 +61,29 @@ impl Machine {
             system_uuid: text("/sys/class/dmi/id/product_uuid").to_lowercase(),
             boot_id: text("/proc/sys/kernel/random/boot_id"),
             swap_bytes: memory_of("SwapTotal"),
+            huge_pages: huge_pages(),
         }
-    }
-
-    /// Memory as the API writes it.
-    pub fn memory_quantity(&self) -> String {
-        // In whole kibibytes, as upstream counts it.
-        Quantity::from_whole(self.memory_bytes / 1024 * 1024, Format::BinarySi).to_string()
     }
 
     /// CPU as the API writes it.
     pub fn cpu_quantity(&self) -> String {
         Quantity::from_milli(self.cpu_milli).to_string()
     }
+}
+
+fn huge_pages() -> Vec<(i64, i64)> {
+    let sizes = std::fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten();
+    let mut all: Vec<(i64, i64)> = sizes
+        .filter_map(|size| {
+            let name = size.file_name().into_string().ok()?;
+            let kilobytes: i64 = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+            let count = std::fs::read_to_string(size.path().join("nr_hugepages")).ok()?;
+            let count: i64 = count.trim().parse().ok()?;
+            Some((kilobytes * 1024, kilobytes * 1024 * count))
+        })
+        .collect();
+    all.sort_unstable();
+    all
 }
 
 fn architecture() -> &'static str {
@@ -149,7 +161,7 @@ mod tests {
     fn the_machine_is_read() {
         let machine = Machine::read(None, Some("1536Mi"));
         assert!(machine.cpu_milli >= 1000 && !machine.kernel.is_empty());
-        assert_eq!(machine.memory_quantity(), "1536Mi");
+        assert_eq!(machine.memory_bytes, 1536 << 20);
         assert_eq!(Machine::read(Some("1500m"), None).cpu_quantity(), "1500m");
         assert_eq!(meminfo("MemTotal:        2 kB\nMemFree: 1 kB", "MemFree"), Some(1024));
         assert!(file_system("/".as_ref()).unwrap().capacity_bytes > 0);

@@ -1,12 +1,14 @@
 //! The Node object's content: pure, from the machine and its health.
 
 use super::machine::{FileSystem, Machine};
+use super::thresholds::Thresholds;
 use crate::config::TaintFlag;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use minik_client::{Meta, Projection};
+use minik_cri::v1;
 use serde::Deserialize;
 use serde::de::Error;
 use serde_json::value::RawValue;
@@ -37,6 +39,10 @@ pub struct NodeFacts {
     pub taints: Vec<TaintFlag>,
     /// The file system of Pods' folders.
     pub file_system: FileSystem,
+    /// From when on something runs short; so much is kept from Pods.
+    pub thresholds: Thresholds,
+    /// What the runtime can do.
+    pub features: v1::StatusResponse,
 }
 
 /// The Node as the API has it, as far as placement reads it.
@@ -141,14 +147,13 @@ impl NodeFacts {
             .map(|ip| api::NodeAddress { type_: "InternalIP".into(), address: ip.clone() })
             .collect();
         addresses.push(api::NodeAddress { type_: "Hostname".into(), address: self.name.clone() });
-        let resources = self.resources();
         let endpoint = (self.port != 0).then(|| api::NodeDaemonEndpoints {
             kubelet_endpoint: Some(api::DaemonEndpoint { port: self.port.into() }),
         });
         api::NodeStatus {
             addresses: Some(addresses),
-            allocatable: Some(resources.clone()),
-            capacity: Some(resources),
+            allocatable: Some(self.resources()),
+            capacity: Some(self.capacity()),
             conditions: Some(conditions(health, before, now)),
             daemon_endpoints: endpoint,
             images: Some(
@@ -162,26 +167,51 @@ impl NodeFacts {
                     .collect(),
             ),
             node_info: Some(self.info()),
+            features: self.features.features.as_ref().map(|features| api::NodeFeatures {
+                supplemental_groups_policy: Some(features.supplemental_groups_policy),
+                ..Default::default()
+            }),
+            runtime_handlers: self.handlers(),
             ..Default::default()
         }
     }
 
     /// What the node has for Pods.
     pub fn resources(&self) -> BTreeMap<String, Quantity> {
+        let (memory, disk) = (self.machine.memory_bytes.max(0) as u64, self.file_system.capacity_bytes);
+        let (kept_memory, kept_disk) = self.thresholds.reserved(memory, disk);
+        self.list(memory.saturating_sub(kept_memory), disk.saturating_sub(kept_disk))
+    }
+
+    /// What the node has in all.
+    fn capacity(&self) -> BTreeMap<String, Quantity> {
+        self.list(self.machine.memory_bytes.max(0) as u64, self.file_system.capacity_bytes)
+    }
+
+    fn list(&self, memory_bytes: u64, disk_bytes: u64) -> BTreeMap<String, Quantity> {
         // In whole kibibytes, as upstream tells it.
-        let disk = format!("{}Ki", self.file_system.capacity_bytes / 1024);
-        let disk = disk
-            .parse::<minik_apimachinery::quantity::Quantity>()
-            .map_or(disk, |quantity| quantity.to_string());
-        [
-            ("cpu", self.machine.cpu_quantity()),
-            ("memory", self.machine.memory_quantity()),
-            ("ephemeral-storage", disk),
-            ("pods", self.max_pods.to_string()),
-        ]
-        .into_iter()
-        .map(|(name, quantity)| (name.to_owned(), Quantity(quantity)))
-        .collect()
+        let kibibytes = |bytes: u64| binary(bytes as i64 / 1024 * 1024);
+        let mut list = vec![
+            ("cpu".to_owned(), self.machine.cpu_quantity()),
+            ("memory".to_owned(), kibibytes(memory_bytes)),
+            ("ephemeral-storage".to_owned(), kibibytes(disk_bytes)),
+            ("pods".to_owned(), self.max_pods.to_string()),
+        ];
+        let pages = self.machine.huge_pages.iter();
+        list.extend(pages.map(|(one, all)| (format!("hugepages-{}", binary(*one)), binary(*all))));
+        list.into_iter().map(|(name, quantity)| (name, Quantity(quantity))).collect()
+    }
+
+    fn handlers(&self) -> Option<Vec<api::NodeRuntimeHandler>> {
+        let handlers = &self.features.runtime_handlers;
+        let stated = |handler: &v1::RuntimeHandler| api::NodeRuntimeHandler {
+            name: Some(handler.name.clone()),
+            features: handler.features.as_ref().map(|features| api::NodeRuntimeHandlerFeatures {
+                recursive_read_only_mounts: Some(features.recursive_read_only_mounts),
+                user_namespaces: Some(features.user_namespaces),
+            }),
+        };
+        (!handlers.is_empty()).then(|| handlers.iter().map(stated).collect())
     }
 
     fn info(&self) -> api::NodeSystemInfo {
@@ -205,6 +235,11 @@ impl NodeFacts {
             },
         }
     }
+}
+
+fn binary(bytes: i64) -> String {
+    use minik_apimachinery::quantity::{Format, Quantity};
+    Quantity::from_whole(bytes, Format::BinarySi).to_string()
 }
 
 fn conditions(health: &Health, before: &[api::NodeCondition], now: Timestamp) -> Vec<api::NodeCondition> {

@@ -3,8 +3,9 @@
 use super::object::{Health, NodeFacts};
 use super::renew_lease;
 use k8s_openapi::api::core::v1 as api;
+use minik_client::EventType::Normal;
 use minik_client::call::{self, PatchKind};
-use minik_client::{Backoff, ClientError};
+use minik_client::{Backoff, ClientError, EventRecorder, ObjectRef};
 use minik_component::{Chance, Clock, Shutdown, chain};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -34,6 +35,8 @@ pub struct NodeKeeper {
     pub health: watch::Receiver<Health>,
     /// Whether the object is made.
     pub register: bool,
+    /// Told when the node becomes ready, and when it no longer is.
+    pub recorder: EventRecorder,
     /// The client.
     pub client: kube::Client,
     /// The time.
@@ -66,6 +69,8 @@ impl NodeKeeper {
             }
         };
         tracing::info!(node = self.facts.name, "the node is registered");
+        self.event("Starting", "Starting kubelet.");
+        let mut was_ready = None;
         self.tell(&node);
         let (mut lease, mut told_at) = (None, Duration::ZERO);
         loop {
@@ -87,8 +92,20 @@ impl NodeKeeper {
                 },
                 Err(error) => tracing::warn!(error = chain(&error), "cannot update the node's status"),
             }
+            let is_ready = self.health.borrow().unready.is_empty();
+            if was_ready.replace(is_ready) != Some(is_ready) {
+                let reason = if is_ready { "NodeReady" } else { "NodeNotReady" };
+                self.event(reason, &format!("Node {} status is now: {reason}", self.facts.name));
+            }
             self.wait().await;
         }
+    }
+
+    fn event(&self, reason: &str, words: &str) {
+        // Upstream's kubelet names a node by its name here, too: it tells before it knows the identity.
+        let name = self.facts.name.clone();
+        let about = ObjectRef { kind: "Node".into(), uid: name.clone(), name, ..ObjectRef::default() };
+        self.recorder.event(&about, Normal, reason, "", words);
     }
 
     /// Until the next look, or until the node's health has changed.

@@ -34,6 +34,12 @@ pub struct Thresholds {
 }
 
 impl Thresholds {
+    /// Memory and disk that Pods cannot have, for what they had of it would be taken back.
+    pub fn reserved(&self, memory: u64, disk: u64) -> (u64, u64) {
+        let of = |threshold: Option<Threshold>, whole| threshold.map_or(0, |threshold| threshold.of(whole));
+        (of(self.memory, memory), of(self.disk, disk))
+    }
+
     /// Whether so little memory is too little, and from when on it is.
     pub fn memory(&self, available: u64, whole: u64) -> Option<u64> {
         short(self.memory, available, whole)
