@@ -2,9 +2,10 @@
 //!
 //! The Pod's default route leads to a link-local gateway that answers nothing: both ends know each other's hardware
 //! address beforehand. Addresses in use are files named by the address that hold the sandbox's id. A link goes with the
-//! Pod's namespace and is never deleted; an address is used again once its link has gone.
+//! Pod's namespace and is never deleted; an address is used again once its link has gone, which the kernel does some time
+//! after the namespace's last process has ended.
 
-use super::NetworkError;
+use super::{NetworkError, failed};
 use minik_net::{Cidr, NetNs, Netlink, Request, Route, Veth};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -29,13 +30,12 @@ struct State {
     cidr: Option<Cidr>,
     /// Addresses in use and by which sandbox.
     used: BTreeMap<IpAddr, String>,
+    /// Addresses given back whose links may still be there, and the links' names.
+    leaving: BTreeMap<IpAddr, String>,
     /// The address that was given out last: the next one comes after it, so that one is not used again at once.
     last: Option<IpAddr>,
-}
-
-fn failed(attempt: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> NetworkError {
-    let path = path.to_owned();
-    move |source| NetworkError::Io { attempt, path, source }
+    /// The largest packet that the node's way out takes, in bytes.
+    mtu: Option<u32>,
 }
 
 impl Builtin {
@@ -47,8 +47,9 @@ impl Builtin {
             let Some(Ok(address)) = entry.file_name().to_str().map(str::parse) else { continue };
             used.insert(address, std::fs::read_to_string(&path).map_err(failed("read", &path))?);
         }
-        let builtin =
-            Builtin { folder: folder.to_owned(), state: Mutex::new(State { used, ..State::default() }) };
+        let (leaving, mtu) = survey(&used)?;
+        let state = State { used, leaving, mtu, ..State::default() };
+        let builtin = Builtin { folder: folder.to_owned(), state: Mutex::new(state) };
         if let Some(cidr) = cidr {
             builtin.set_cidr(cidr)?;
         }
@@ -96,8 +97,18 @@ impl Builtin {
             .and_then(|last| cidr.index_of(last))
             .map_or(0, |index| index.saturating_sub(first) + 1);
         let candidates = (0..count).filter_map(|step| cidr.nth(first + (start + step) % count));
-        let free = candidates.into_iter().find(|address| !state.used.contains_key(address));
+        let mut free = None;
+        for address in candidates.filter(|address| !state.used.contains_key(address)) {
+            if let Some(link) = state.leaving.get(&address)
+                && Netlink::open()?.link(link)?.is_some()
+            {
+                continue;
+            }
+            free = Some(address);
+            break;
+        }
         let address = free.ok_or_else(|| NetworkError::Full(cidr.to_string()))?;
+        state.leaving.remove(&address);
         let path = self.folder.join(address.to_string());
         std::fs::write(&path, sandbox).map_err(failed("write", &path))?;
         state.used.insert(address, sandbox.to_owned());
@@ -115,7 +126,10 @@ impl Builtin {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(failed("remove", &path)(error));
                 }
-                _ => drop(state.used.remove(&address)),
+                _ => {
+                    state.used.remove(&address);
+                    state.leaving.insert(address, host_link(sandbox));
+                }
             }
         }
         Ok(())
@@ -123,7 +137,8 @@ impl Builtin {
 
     pub(super) fn add(&self, sandbox: &str, netns: &Path) -> Result<Vec<IpAddr>, NetworkError> {
         let address = self.reserve(sandbox)?;
-        match join(sandbox, address, netns) {
+        let mtu = self.state().mtu;
+        match join(sandbox, address, netns, mtu) {
             Ok(()) => Ok(vec![address]),
             Err(error) => {
                 self.remove(sandbox)?;
@@ -134,7 +149,7 @@ impl Builtin {
 }
 
 /// The node's end of a sandbox's veth.
-fn host_link(sandbox: &str) -> String {
+pub(super) fn host_link(sandbox: &str) -> String {
     format!("veth{}", sandbox.get(..11).unwrap_or(sandbox))
 }
 
@@ -149,26 +164,50 @@ fn pod_mac(address: IpAddr) -> [u8; 6] {
     }
 }
 
-fn join(sandbox: &str, address: IpAddr, netns: &Path) -> minik_net::Result<()> {
+/// What there is in the node's namespace: links that lead to addresses which nobody holds, and how large a packet may be on
+/// the way out.
+fn survey(used: &BTreeMap<IpAddr, String>) -> minik_net::Result<(BTreeMap<IpAddr, String>, Option<u32>)> {
+    let mut netlink = Netlink::open()?;
+    let (links, routes) = (netlink.links()?, netlink.routes()?);
+    let link_of = |index| links.iter().find(|link| Some(link.index) == index);
+    let leaving = routes
+        .iter()
+        .filter(|route| {
+            route.destination.prefix_len() == 32 && !used.contains_key(&route.destination.address())
+        })
+        .filter_map(|route| {
+            Some((route.destination.address(), link_of(route.link).filter(|l| l.kind == "veth")?))
+        })
+        .map(|(address, link)| (address, link.name.clone()))
+        .collect();
+    let out = routes.iter().find(|route| route.destination == Cidr::default_v4());
+    let mtu = out.and_then(|route| link_of(route.link)).map(|link| link.mtu);
+    Ok((leaving, mtu))
+}
+
+/// The node's end and the Pod's, wired to each other. Doing it again changes nothing.
+fn join(sandbox: &str, address: IpAddr, netns: &Path, mtu: Option<u32>) -> minik_net::Result<()> {
     let namespace = NetNs::open(netns)?;
     let mut inside = Netlink::open_in(&namespace)?;
-    if inside.link(POD_LINK)?.is_some() {
-        return Ok(());
-    }
     let (mut host, name, mac) = (Netlink::open()?, host_link(sandbox), pod_mac(address));
-    let near = host.add_veth(&Veth {
-        name: &name,
-        peer: POD_LINK,
-        peer_netns: Some(&namespace),
-        mac: Some(GATEWAY_MAC),
-        peer_mac: Some(mac),
-        mtu: None,
-    })?;
-    let far = inside.index_of(POD_LINK)?;
+    let (near, far) = match inside.link(POD_LINK)? {
+        Some(link) => (host.index_of(&name)?, link.index),
+        None => {
+            let near = host.add_veth(&Veth {
+                name: &name,
+                peer: POD_LINK,
+                peer_netns: Some(&namespace),
+                mac: Some(GATEWAY_MAC),
+                peer_mac: Some(mac),
+                mtu,
+            })?;
+            (near, inside.index_of(POD_LINK)?)
+        }
+    };
+    inside.add_address(far, Cidr::host(address))?;
     inside.apply(&[
         Request::link_up(1),
         Request::link_up(far),
-        Request::add_address(far, Cidr::host(address)),
         Request::add_neighbour(far, GATEWAY, GATEWAY_MAC),
         Request::replace_route(&Route::to(Cidr::host(GATEWAY)).dev(far)),
         Request::replace_route(&Route::to(Cidr::default_v4()).via(GATEWAY).dev(far).onlink()),

@@ -1,11 +1,27 @@
 //! Networks of Pods: the built-in routed veth, or a CNI plugin chain in its place.
+//!
+//! ```text
+//!   Network::add ──> a file in the CNI folder? ──no──> builtin (an address, a veth, routes) ──> ports (host ports)
+//!                                  └──yes──> cni (plugins, one after the other)
+//! ```
+//!
+//! Invariants: what brought a Pod in takes it out, whatever is configured by then; a link is never deleted, it ends with the
+//! Pod's namespace; adding twice and removing twice are no errors.
+//!
+//! Concept: <https://kubernetes.io/docs/concepts/extend-kubernetes/compute-storage-net/network-plugins/>
 
 mod builtin;
+mod cni;
+mod ports;
 
 use builtin::Builtin;
+use cni::Cni;
+use ports::Ports;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use minik_net::{NetNs, Netlink};
 
 /// How Pods get their network.
 #[derive(Debug, Clone, Default)]
@@ -62,11 +78,17 @@ pub enum NetworkError {
     /// Every address is in use. Retryable.
     #[error("no address is free in {0}")]
     Full(String),
-    /// Not built yet. Final.
-    #[error("{0} is not supported yet")]
-    Unsupported(&'static str),
+    /// A host port cannot be had. Final.
+    #[error("a host port cannot have {0}")]
+    Port(String),
+    /// A host port leads to another Pod already. Retryable once that has gone.
+    #[error("host port {0} is in use by another Pod")]
+    PortTaken(String),
+    /// A plugin, its configuration or its answer is at fault. Retryable if the plugin says so.
+    #[error("{0}")]
+    Cni(String),
     /// A file could not be used. Retryable.
-    #[error("cannot {attempt} {path}")]
+    #[error("cannot {attempt} {}: {source}", path.display())]
     Io {
         /// What was attempted.
         attempt: &'static str,
@@ -84,10 +106,17 @@ pub enum NetworkError {
 }
 
 /// The network of a node's Pods.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Network {
-    config: NetworkConfig,
-    builtin: Arc<Builtin>,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    builtin: Builtin,
+    ports: Ports,
+    cni: Cni,
+    pod_cidr: Mutex<Option<String>>,
 }
 
 impl Network {
@@ -96,8 +125,13 @@ impl Network {
     /// # Errors
     /// When the remembered state cannot be read.
     pub async fn open(config: NetworkConfig) -> Result<Network, NetworkError> {
-        let builtin = Arc::new(Builtin::open(&config.state, config.pod_cidr.as_deref())?);
-        Ok(Network { config, builtin })
+        let inner = Inner {
+            builtin: Builtin::open(&config.state, config.pod_cidr.as_deref())?,
+            ports: Ports::open(config.state.join("ports"))?,
+            cni: Cni::open(&config)?,
+            pod_cidr: Mutex::new(config.pod_cidr),
+        };
+        Ok(Network { inner: Arc::new(inner) })
     }
 
     /// Takes the Pods' addresses from here on (CRI `UpdateRuntimeConfig`).
@@ -105,16 +139,9 @@ impl Network {
     /// # Errors
     /// When it is no CIDR.
     pub async fn set_pod_cidr(&self, cidr: &str) -> Result<(), NetworkError> {
-        self.builtin.set_cidr(cidr)
-    }
-
-    /// Whether another plugin chain is configured.
-    fn other_chain(&self) -> bool {
-        let entries = std::fs::read_dir(&self.config.cni_conf_dir);
-        entries.into_iter().flatten().flatten().any(|entry| {
-            let kind = entry.path().extension().map(|kind| kind.to_string_lossy().into_owned());
-            kind.is_some_and(|kind| ["conf", "conflist", "json"].contains(&kind.as_str()))
-        })
+        self.inner.builtin.set_cidr(cidr)?;
+        *self.inner.pod_cidr() = Some(cidr.to_owned());
+        Ok(())
     }
 
     /// `Ok` when Pods can get a network, otherwise why not.
@@ -122,39 +149,75 @@ impl Network {
     /// # Errors
     /// When the network is not ready.
     pub async fn status(&self) -> Result<(), NetworkError> {
-        if self.other_chain() {
-            return Err(NetworkError::Unsupported("a CNI plugin chain"));
+        match self.inner.cni.chain()? {
+            Some(chain) => self.inner.cni.check_programs(&chain),
+            None => self.inner.builtin.ready(),
         }
-        self.builtin.ready()
     }
 
     /// Joins the network namespace at `netns` to the network and brings loopback up. Gives the Pod's addresses, the
     /// primary one first. Asking again for the same sandbox gives the same addresses.
     ///
     /// # Errors
-    /// When it fails; nothing is left behind then.
+    /// When it fails; nothing is left behind then but links, which end with the namespace.
     pub async fn add(&self, pod: &PodIdentity, netns: &Path) -> Result<Vec<IpAddr>, NetworkError> {
-        self.status().await?;
-        if !pod.ports.is_empty() {
-            return Err(NetworkError::Unsupported("a host port"));
-        }
-        let (builtin, sandbox, netns) = (self.builtin.clone(), pod.sandbox_id.clone(), netns.to_owned());
-        tokio::task::spawn_blocking(move || builtin.add(&sandbox, &netns)).await?
+        let (inner, pod, netns) = (self.inner.clone(), pod.clone(), netns.to_owned());
+        tokio::task::spawn_blocking(move || inner.add(&pod, &netns)).await?
     }
 
     /// Gives the sandbox's addresses and ports back. `netns` is absent when its namespace has gone already. No error
     /// when it has none.
     ///
     /// # Errors
-    /// When its address cannot be given back.
+    /// When its address cannot be given back, or a plugin fails.
     pub async fn remove(&self, pod: &PodIdentity, netns: Option<&Path>) -> Result<(), NetworkError> {
-        // The link goes with its namespace: there is nothing to do inside.
-        let _ = netns;
-        self.builtin.remove(&pod.sandbox_id)
+        let (inner, pod, netns) = (self.inner.clone(), pod.clone(), netns.map(Path::to_owned));
+        tokio::task::spawn_blocking(move || inner.remove(&pod, netns.as_deref())).await?
     }
 
     /// The sandboxes that hold addresses, so that those of sandboxes that are no more can be given back.
     pub async fn holders(&self) -> Vec<String> {
-        self.builtin.holders()
+        let mut holders = self.inner.builtin.holders();
+        holders.extend(self.inner.ports.holders());
+        holders.extend(self.inner.cni.holders());
+        holders.sort();
+        holders.dedup();
+        holders
     }
+}
+
+impl Inner {
+    fn pod_cidr(&self) -> MutexGuard<'_, Option<String>> {
+        // Only whole values are ever assigned.
+        self.pod_cidr.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, pod: &PodIdentity, netns: &Path) -> Result<Vec<IpAddr>, NetworkError> {
+        if let Some(chain) = self.cni.chain()? {
+            Netlink::open_in(&NetNs::open(netns)?)?.loopback_up()?;
+            let cidr = self.pod_cidr().clone();
+            return self.cni.add(chain, pod, netns, cidr.as_deref());
+        }
+        let addresses = self.builtin.add(&pod.sandbox_id, netns)?;
+        let link = builtin::host_link(&pod.sandbox_id);
+        for address in &addresses {
+            if let Err(error) = self.ports.add(&pod.sandbox_id, &link, *address, &pod.ports) {
+                self.builtin.remove(&pod.sandbox_id)?;
+                return Err(error);
+            }
+        }
+        Ok(addresses)
+    }
+
+    fn remove(&self, pod: &PodIdentity, netns: Option<&Path>) -> Result<(), NetworkError> {
+        self.cni.remove(pod, netns)?;
+        self.ports.remove(&pod.sandbox_id)?;
+        self.builtin.remove(&pod.sandbox_id)
+    }
+}
+
+/// A file error of this module.
+fn failed(attempt: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> NetworkError + use<> {
+    let path = path.to_owned();
+    move |source| NetworkError::Io { attempt, path, source }
 }
