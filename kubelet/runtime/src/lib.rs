@@ -20,6 +20,7 @@ mod service;
 mod shims;
 mod spec;
 mod stats;
+mod streaming;
 mod users;
 
 pub use config::{Config, Flags};

@@ -219,7 +219,7 @@ impl Runtime {
     }
 
     /// An id of 64 hexadecimal digits.
-    fn new_id(&self) -> String {
+    pub(crate) fn new_id(&self) -> String {
         (0..4).map(|_| format!("{:016x}", self.chance.bits())).collect()
     }
 

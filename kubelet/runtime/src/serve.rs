@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::images;
 use crate::runtime::{Runtime, RuntimeError};
 use crate::service::Service;
+use crate::streaming::Streams;
 use minik_component::Shutdown;
 use minik_cri::MOST_MESSAGE_BYTES;
 use minik_cri::v1::runtime_service_server::RuntimeServiceServer;
@@ -27,6 +28,9 @@ pub enum ServeError {
         /// Why.
         source: io::Error,
     },
+    /// The server of streams failed.
+    #[error("cannot serve streams on loopback")]
+    Streams(#[source] io::Error),
     /// Something that every sandbox needs cannot be had.
     #[error("cannot open the runtime")]
     Runtime(#[from] RuntimeError),
@@ -45,7 +49,10 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServeError> {
     let listener = listen(&path).map_err(|source| ServeError::Socket { path: path.clone(), source })?;
     tracing::info!(socket = %path.display(), "serving CRI");
     let images = images::Service::new(runtime.images.clone());
-    let service = RuntimeServiceServer::new(Service::new(runtime.clone()))
+    let (streams, streaming) = Streams::serve(runtime.clone(), config.clock.clone(), shutdown.clone())
+        .await
+        .map_err(ServeError::Streams)?;
+    let service = RuntimeServiceServer::new(Service::new(runtime.clone(), streams))
         .max_decoding_message_size(MOST_MESSAGE_BYTES)
         .max_encoding_message_size(MOST_MESSAGE_BYTES);
     let served = tonic::transport::Server::builder()
@@ -57,6 +64,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServeError> {
     // events never end by themselves, so there is no waiting for them.
     tokio::select! {
         served = served => served?,
+        served = streaming => served.map_err(ServeError::Streams)?,
         () = shutdown.requested() => {}
     }
     // Another one may listen there already by now only if it removed this one's socket itself.

@@ -3,6 +3,7 @@
 use crate::record::{ContainerRecord, Phase, SandboxRecord};
 use crate::runtime::{Event, Runtime, RuntimeError};
 use crate::shims::ShimError;
+use crate::streaming::{Asked, Streams};
 use crate::{spec, stats};
 use minik_cri::v1;
 use minik_cri::v1::runtime_service_server::RuntimeService;
@@ -29,12 +30,13 @@ type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[derive(Clone)]
 pub struct Service {
     runtime: Runtime,
+    streams: Streams,
 }
 
 impl Service {
     /// Serves this one.
-    pub fn new(runtime: Runtime) -> Service {
-        Service { runtime }
+    pub fn new(runtime: Runtime, streams: Streams) -> Service {
+        Service { runtime, streams }
     }
 }
 
@@ -429,12 +431,18 @@ impl RuntimeService for Service {
         }))
     }
 
-    async fn exec(&self, _: Request<v1::ExecRequest>) -> Answer<v1::ExecResponse> {
-        unimplemented("stream commands yet")
+    async fn exec(&self, request: Request<v1::ExecRequest>) -> Answer<v1::ExecResponse> {
+        let request = request.into_inner();
+        if request.tty && request.stderr {
+            return Err(Status::invalid_argument("tty and stderr cannot both be true"));
+        }
+        let url = self.streams.address(Asked::Exec(request))?;
+        Ok(Response::new(v1::ExecResponse { url }))
     }
 
-    async fn attach(&self, _: Request<v1::AttachRequest>) -> Answer<v1::AttachResponse> {
-        unimplemented("attach to containers yet")
+    async fn attach(&self, request: Request<v1::AttachRequest>) -> Answer<v1::AttachResponse> {
+        let url = self.streams.address(Asked::Attach(request.into_inner()))?;
+        Ok(Response::new(v1::AttachResponse { url }))
     }
 
     async fn port_forward(&self, _: Request<v1::PortForwardRequest>) -> Answer<v1::PortForwardResponse> {

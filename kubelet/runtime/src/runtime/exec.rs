@@ -72,6 +72,19 @@ impl Runtime {
         }
     }
 
+    /// Copies a container's output into the given descriptors. Gives its shim, its id, and its stdin if it has one.
+    pub(crate) async fn attach(
+        &self,
+        container: &str,
+        outputs: Vec<OwnedFd>,
+    ) -> Result<(Shim, String, Option<OwnedFd>), RuntimeError> {
+        let record = self.container(container)?;
+        let shim = self.shim(&record.sandbox)?;
+        let request = Request::Attach { container: record.id.clone() };
+        let (_, mut stdin) = shim.call_with(request, outputs).await?;
+        Ok((shim, record.id, stdin.pop()))
+    }
+
     /// Runs a command in a container and waits for its end; zero waits for ever.
     ///
     /// # Errors

@@ -1,0 +1,130 @@
+//! Streams for commands, attaching and ports: a server on loopback to which the kubelet hands connections through.
+//!
+//! CRI's `Exec` and `Attach` answer with an address that holds a token: random, used once, forgotten after a minute. At
+//! that address WebSocket is spoken, with the subprotocols that `kubectl` uses: each message begins with a channel's
+//! number. SPDY is not spoken yet: who asks for it is told so.
+//!
+//! <https://kubernetes.io/docs/tasks/debug/debug-application/get-shell-running-container/>
+
+use crate::runtime::{Runtime, RuntimeError};
+use axum::Router;
+use axum::extract::ws::{WebSocket, WebSocketUpgrade};
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::any;
+use minik_component::{Clock, Shutdown};
+use minik_cri::v1;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+mod pump;
+mod session;
+
+/// How long an address may wait to be used.
+const TOKEN_LIFE: Duration = Duration::from_secs(60);
+/// Addresses that wait at once; more are refused, so that nobody fills the memory with them.
+const MOST_TOKENS: usize = 1000;
+/// The subprotocols, the best first; the last two know no end of stdin.
+const PROTOCOLS: [&str; 4] =
+    ["v5.channel.k8s.io", "v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io"];
+
+/// What an address stands for.
+#[derive(Debug, Clone)]
+pub enum Asked {
+    /// A command.
+    Exec(v1::ExecRequest),
+    /// The container's own process.
+    Attach(v1::AttachRequest),
+}
+
+/// Hands out addresses.
+#[derive(Clone)]
+pub struct Streams(Arc<Inner>);
+
+struct Inner {
+    address: SocketAddr,
+    runtime: Runtime,
+    clock: Arc<dyn Clock>,
+    waiting: Mutex<HashMap<String, (Duration, Asked)>>,
+}
+
+impl Streams {
+    /// Listens on loopback and serves until `shutdown`; the returned future is the server.
+    ///
+    /// # Errors
+    /// When no port can be had.
+    pub async fn serve(
+        runtime: Runtime,
+        clock: Arc<dyn Clock>,
+        shutdown: Shutdown,
+    ) -> std::io::Result<(Streams, impl Future<Output = std::io::Result<()>>)> {
+        let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        let streams = Streams(Arc::new(Inner { address, runtime, clock, waiting: Mutex::default() }));
+        let router = Router::new().route("/{kind}/{token}", any(answer)).with_state(streams.clone());
+        let server = async move {
+            let served = axum::serve(listener, router);
+            // Cancel-safe: open streams break off with the process.
+            tokio::select! {
+                served = served.into_future() => served,
+                () = shutdown.requested() => Ok(()),
+            }
+        };
+        Ok((streams, server))
+    }
+
+    /// An address for what is asked.
+    ///
+    /// # Errors
+    /// When the container does not run, or too many addresses wait.
+    pub fn address(&self, asked: Asked) -> Result<String, RuntimeError> {
+        let (kind, container) = match &asked {
+            Asked::Exec(request) => ("exec", &request.container_id),
+            Asked::Attach(request) => ("attach", &request.container_id),
+        };
+        let record = self.0.runtime.container(container)?;
+        if record.phase != crate::record::Phase::Running {
+            return Err(RuntimeError::State(format!("container {:?} is not running", record.id)));
+        }
+        let (now, token) = (self.0.clock.elapsed(), self.0.runtime.new_id());
+        let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.retain(|_, (since, _)| now - *since < TOKEN_LIFE);
+        if waiting.len() >= MOST_TOKENS {
+            return Err(RuntimeError::State("too many streams wait to be opened".to_owned()));
+        }
+        waiting.insert(token.clone(), (now, asked));
+        Ok(format!("http://{}/{kind}/{token}", self.0.address))
+    }
+
+    fn take(&self, token: &str) -> Option<Asked> {
+        let now = self.0.clock.elapsed();
+        let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let (since, asked) = waiting.remove(token)?;
+        (now - since < TOKEN_LIFE).then_some(asked)
+    }
+}
+
+async fn answer(
+    State(streams): State<Streams>,
+    Path((_, token)): Path<(String, String)>,
+    upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
+) -> Response {
+    let upgrade = match upgrade {
+        Ok(upgrade) => upgrade,
+        Err(_) => return (StatusCode::BAD_REQUEST, "only WebSocket is spoken here\n").into_response(),
+    };
+    let Some(asked) = streams.take(&token) else {
+        return (StatusCode::NOT_FOUND, "no stream waits at this address\n").into_response();
+    };
+    let upgrade = upgrade.protocols(PROTOCOLS);
+    if upgrade.selected_protocol().is_none() {
+        let words = format!("the subprotocols are {}\n", PROTOCOLS.join(", "));
+        return (StatusCode::BAD_REQUEST, words).into_response();
+    }
+    let runtime = streams.0.runtime.clone();
+    upgrade.on_upgrade(move |socket: WebSocket| session::run(runtime, asked, socket))
+}
