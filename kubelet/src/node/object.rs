@@ -227,7 +227,9 @@ impl NodeFacts {
             operating_system: "linux".into(),
             running_in_user_namespace: None,
             os_image: machine.os_image.clone(),
-            swap: Some(api::NodeSwapStatus { capacity: Some(machine.swap_bytes) }),
+            // Stock leaves it out where there is none.
+            swap: (machine.swap_bytes > 0)
+                .then_some(api::NodeSwapStatus { capacity: Some(machine.swap_bytes) }),
             system_uuid: if machine.system_uuid.is_empty() {
                 machine.machine_id.clone()
             } else {
