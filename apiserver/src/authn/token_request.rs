@@ -2,7 +2,7 @@
 //! (<https://kubernetes.io/docs/reference/kubernetes-api/authentication-resources/token-request-v1/>).
 //!
 //! ```text
-//!  fill (defaults, checks) ─> validating admission ─> claims ─> sign ─> answer
+//!  mutating admission ─> fill (defaults, checks) ─> validating admission ─> claims ─> sign ─> answer
 //! ```
 
 use super::{BoundObject, Claims, Private};

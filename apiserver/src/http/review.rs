@@ -141,7 +141,6 @@ impl Api {
         let account = wire::tree(&account.value, Some(account.revision))?;
         let tokens = self.inner().tokens.as_ref();
         let tokens = tokens.ok_or_else(|| ApiError::NotImplemented("issuing tokens without a key".into()))?;
-        token_request::fill(&mut request, &account, tokens.audiences(), options.now)?;
         let warnings = Warnings::default();
         let attributes = admission::Attributes {
             user: &options.user,
@@ -158,7 +157,9 @@ impl Api {
             chance: self.chance(),
             warnings: &warnings,
         };
+        // Mutating plugins see for whom the client asked, before our own audiences are filled in.
         self.admission().admit(&attributes, &mut request)?;
+        token_request::fill(&mut request, &account, tokens.audiences(), options.now)?;
         self.admission().validate(&attributes, &request)?;
         let issuing = token_request::Issuing {
             issuer: tokens.issuer(),
