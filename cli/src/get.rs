@@ -79,21 +79,18 @@ struct Source {
 async fn execute(session: &Session, args: &Args, terminal: &mut Terminal<'_>) -> Result<(), Failure> {
     let discovery = session.discovery().await?;
     let mut places = Vec::new();
-    let mut kinds = 0;
     if args.sources.filename.is_empty() {
         let targets = targets(&discovery, &args.resources)?;
         if args.all_namespaces && targets.iter().any(|one| !one.names.is_empty()) {
             return Err(Failure::new("an object cannot be named in all namespaces")
                 .hint("leave out -A and name the namespace with -n"));
         }
-        kinds = targets.len();
         for target in &targets {
             places.extend(paths(session, args, target));
         }
     } else {
         for manifest in args.sources.read()? {
             let place = Place::of(&manifest, &discovery, session)?;
-            kinds += 1;
             places.push(Source {
                 path: place.path(),
                 collection: place.resource.collection(&place.namespace),
@@ -109,7 +106,7 @@ async fn execute(session: &Session, args: &Args, terminal: &mut Terminal<'_>) ->
         };
     }
     match args.output {
-        Form::Table | Form::Wide => tables(session, args, &places, kinds > 1, terminal).await,
+        Form::Table | Form::Wide => tables(session, args, &places, terminal).await,
         _ => objects(session, args, &places, terminal).await,
     }
 }
@@ -181,13 +178,11 @@ async fn tables(
     session: &Session,
     args: &Args,
     places: &[Source],
-    prefixed: bool,
     terminal: &mut Terminal<'_>,
 ) -> Result<(), Failure> {
     let (mut failures, mut shown): (_, Vec<(Resource, Table)>) = (Vec::new(), Vec::new());
     for place in places {
         match table_of(session, args, place).await {
-            Ok(table) if table.rows.is_empty() => {}
             Ok(table) => match shown.last_mut().filter(|(resource, _)| *resource == place.resource) {
                 Some((_, last)) => last.rows.extend(table.rows),
                 None => shown.push((place.resource.clone(), table)),
@@ -196,6 +191,9 @@ async fn tables(
             Err(error) => failures.push(Failure::from(error)),
         }
     }
+    // One kind alone needs no mark; one that was asked for and has no objects counts, one that failed does not.
+    let prefixed = shown.len() > 1;
+    shown.retain(|(_, table)| !table.rows.is_empty());
     for (at, (resource, table)) in shown.iter_mut().enumerate() {
         if let Some(path) = &args.sort_by {
             table.rows.sort_by(|a, b| by(path, &a.object.whole(), &b.object.whole()));

@@ -113,11 +113,36 @@ fn text(string: &str, depth: usize, out: &mut String) {
     if !printable || lines {
         out.push_str(&quoted(string));
     } else if is_plain(string) {
-        out.push_str(string);
+        folded(string, depth, out);
     } else if is_other_type(string) || string.contains('\'') {
         out.push_str(&quoted(string));
     } else {
-        out.push_str(&format!("'{string}'"));
+        out.push('\'');
+        folded(string, depth, out);
+        out.push('\'');
+    }
+}
+
+/// Lines are broken at the first space after this many columns.
+const WIDTH: usize = 80;
+
+/// A text without line breaks; a long one goes on below, where a reader joins it with a space again.
+fn folded(string: &str, depth: usize, out: &mut String) {
+    let mut column = out.chars().rev().take_while(|c| *c != '\n').count();
+    let mut chars = string.chars().enumerate().peekable();
+    let mut before = 'x';
+    while let Some((at, c)) = chars.next() {
+        let next = chars.peek().map(|(_, next)| *next);
+        let inside = at > 0 && next.is_some_and(|next| next != ' ');
+        if c == ' ' && before != ' ' && inside && column > WIDTH && depth > 0 {
+            out.push('\n');
+            indent(depth, out);
+            column = depth;
+        } else {
+            out.push(c);
+            column += 1;
+        }
+        before = c;
     }
 }
 
@@ -152,7 +177,10 @@ fn is_other_type(string: &str) -> bool {
     let number = || {
         let digits = string.trim_start_matches(['+', '-']);
         let special = [".inf", ".nan"].contains(&digits.to_lowercase().as_str());
-        let based = ["0x", "0o", "0b"].iter().any(|base| digits.starts_with(base));
+        let based = [("0x", 16), ("0o", 8), ("0b", 2)].iter().any(|(mark, base)| {
+            let rest = digits.strip_prefix(mark).filter(|rest| !rest.is_empty());
+            rest.is_some_and(|rest| rest.chars().all(|c| c == '_' || c.is_digit(*base)))
+        });
         special
             || based
             || digits.replace('_', "").parse::<f64>().is_ok()

@@ -4,8 +4,9 @@ use super::writer::{Writer, age};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Event;
 
-/// Writes the events, the oldest first.
-pub fn write(events: &[Event], now: Timestamp, writer: &mut Writer) {
+/// Writes the events, the oldest first; none when they are not to be told.
+pub fn write(events: Option<&[Event]>, now: Timestamp, writer: &mut Writer) {
+    let Some(events) = events else { return };
     if events.is_empty() {
         writer.field(0, "Events", "<none>");
         return;

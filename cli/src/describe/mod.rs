@@ -1,5 +1,6 @@
 //! `minikctl describe`: tells all about an object, in kubectl's layout.
 
+mod environment;
 mod events;
 mod node;
 mod pod;
@@ -11,6 +12,7 @@ use crate::resources::targets;
 use crate::session::Session;
 use crate::terminal::Terminal;
 use crate::{Failure, Globals};
+use clap::ArgAction;
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use minik_client::Resource;
@@ -28,6 +30,9 @@ pub struct Args {
     /// Objects of all namespaces
     #[arg(short = 'A', long)]
     all_namespaces: bool,
+    /// The events about an object; left out when there are several objects, unless asked for
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    show_events: Option<bool>,
 }
 
 /// A list's objects.
@@ -100,9 +105,10 @@ async fn pods(
     names: &[String],
 ) -> Result<Vec<String>, Failure> {
     let mut texts = Vec::new();
-    for pod in objects::<Pod>(session, args, resource, namespace, names).await? {
-        let events = events_of(session, "Pod", &pod.metadata).await?;
-        texts.push(pod::describe(&pod, &events, jiff::Timestamp::now()));
+    let pods = objects::<Pod>(session, args, resource, namespace, names).await?;
+    for pod in &pods {
+        let events = events_of(session, args, pods.len(), "Pod", &pod.metadata).await?;
+        texts.push(pod::describe(pod, events.as_deref(), jiff::Timestamp::now()));
     }
     Ok(texts)
 }
@@ -114,20 +120,39 @@ async fn nodes(
     names: &[String],
 ) -> Result<Vec<String>, Failure> {
     let mut texts = Vec::new();
-    for node in objects::<Node>(session, args, resource, "", names).await? {
+    let nodes = objects::<Node>(session, args, resource, "", names).await?;
+    for node in &nodes {
         let name = node.metadata.name.as_deref().unwrap_or_default();
         let alive = format!("spec.nodeName={name},status.phase!=Succeeded,status.phase!=Failed");
         let pods: List<Pod> = session.get(&query::with("/api/v1/pods", &[("fieldSelector", &alive)])).await?;
         let lease = format!("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{name}");
-        let lease = session.get(&lease).await.ok();
-        let events = events_of(session, "Node", &node.metadata).await?;
-        texts.push(node::describe(&node, lease.as_ref(), &pods.items, &events, jiff::Timestamp::now()));
+        let lease = session.get(&lease).await.map_err(|error| match error {
+            crate::session::CallError::Refused(refusal) => refusal.message,
+            other => Failure::from(other).to_string(),
+        });
+        let events = events_of(session, args, nodes.len(), "Node", &node.metadata).await?;
+        texts.push(node::describe(
+            &node,
+            lease.as_ref().map_err(Clone::clone),
+            &pods.items,
+            events.as_deref(),
+            jiff::Timestamp::now(),
+        ));
     }
     Ok(texts)
 }
 
-/// The events about an object.
-async fn events_of(session: &Session, kind: &str, meta: &ObjectMeta) -> Result<Vec<Event>, Failure> {
+/// The events about one of so many objects, if they are to be told.
+async fn events_of(
+    session: &Session,
+    args: &Args,
+    of: usize,
+    kind: &str,
+    meta: &ObjectMeta,
+) -> Result<Option<Vec<Event>>, Failure> {
+    if !args.show_events.unwrap_or(of == 1) {
+        return Ok(None);
+    }
     let (name, namespace) =
         (meta.name.as_deref().unwrap_or_default(), meta.namespace.as_deref().unwrap_or_default());
     let mut selector = format!("involvedObject.name={name},involvedObject.kind={kind}");
@@ -139,5 +164,6 @@ async fn events_of(session: &Session, kind: &str, meta: &ObjectMeta) -> Result<V
         "" => "/api/v1/events".to_owned(),
         namespace => format!("/api/v1/namespaces/{namespace}/events"),
     };
-    Ok(session.get::<List<Event>>(&query::with(&path, &[("fieldSelector", &selector)])).await?.items)
+    let events: List<Event> = session.get(&query::with(&path, &[("fieldSelector", &selector)])).await?;
+    Ok(Some(events.items))
 }

@@ -10,7 +10,13 @@ use minik_apimachinery::quantity::Quantity as Amount;
 use std::collections::BTreeMap;
 
 /// All about it, and about the Pods that it has.
-pub fn describe(node: &Node, lease: Option<&Lease>, pods: &[Pod], about: &[Event], now: Timestamp) -> String {
+pub fn describe(
+    node: &Node,
+    lease: Result<&Lease, String>,
+    pods: &[Pod],
+    about: Option<&[Event]>,
+    now: Timestamp,
+) -> String {
     let mut writer = Writer::default();
     let status = node.status.clone().unwrap_or_default();
     head(node, lease, &mut writer);
@@ -39,7 +45,7 @@ pub fn describe(node: &Node, lease: Option<&Lease>, pods: &[Pod], about: &[Event
     writer.text()
 }
 
-fn head(node: &Node, lease: Option<&Lease>, writer: &mut Writer) {
+fn head(node: &Node, lease: Result<&Lease, String>, writer: &mut Writer) {
     let meta = &node.metadata;
     let spec = node.spec.clone().unwrap_or_default();
     const ROLE: &str = "node-role.kubernetes.io/";
@@ -57,15 +63,20 @@ fn head(node: &Node, lease: Option<&Lease>, writer: &mut Writer) {
     writer.map(0, "Annotations", meta.annotations.as_ref(), ": ");
     let created = meta.creation_timestamp.as_ref().map(|at| time(at.0)).unwrap_or_default();
     writer.field(0, "CreationTimestamp", &created);
+    let mut taints = spec.taints.clone().unwrap_or_default();
+    taints.sort_by(|a, b| (&a.effect, &a.key).cmp(&(&b.effect, &b.key)));
     let taint = |taint: &k8s_openapi::api::core::v1::Taint| match taint.value.as_deref().unwrap_or_default() {
         "" => format!("{}:{}", taint.key, taint.effect),
         value => format!("{}={value}:{}", taint.key, taint.effect),
     };
-    let taints: Vec<String> = spec.taints.as_deref().unwrap_or_default().iter().map(taint).collect();
+    let taints: Vec<String> = taints.iter().map(taint).collect();
     writer.many(0, "Taints", &taints);
     writer.field(0, "Unschedulable", &spec.unschedulable.unwrap_or(false).to_string());
+    let lease = match lease {
+        Ok(lease) => lease.spec.as_ref(),
+        Err(why) => return writer.field(0, "Lease", &format!("Failed to get lease: {why}")),
+    };
     writer.line(0, "Lease:");
-    let lease = lease.and_then(|lease| lease.spec.as_ref());
     let holder = lease.and_then(|spec| spec.holder_identity.clone()).unwrap_or_else(|| "<unset>".into());
     writer.field(1, "HolderIdentity", &holder);
     let at = |at: Option<Timestamp>| at.map_or_else(|| "<unset>".to_owned(), time);
@@ -83,7 +94,8 @@ fn conditions(status: &NodeStatus, writer: &mut Writer) {
     writer.line(1, "----\t------\t-----------------\t------------------\t------\t-------");
     for one in conditions {
         let at = |at: &Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>| {
-            at.as_ref().map(|at| time(at.0)).unwrap_or_default()
+            // A time that was never told is Go's zero.
+            at.as_ref().map_or_else(|| "Mon, 01 Jan 0001 00:00:00 +0000".to_owned(), |at| time(at.0))
         };
         let cells = [
             one.type_.clone(),
@@ -118,7 +130,9 @@ fn system(info: &NodeSystemInfo, writer: &mut Writer) {
     ] {
         writer.field(1, name, value);
     }
-    writer.field(1, "Kube-Proxy Version", &info.kube_proxy_version);
+    if !info.kube_proxy_version.is_empty() {
+        writer.field(1, "Kube-Proxy Version", &info.kube_proxy_version);
+    }
 }
 
 /// What Pods ask for and may use of one resource.
@@ -243,9 +257,9 @@ mod tests {
             "initContainers": [{"name": "i", "resources": {"requests": {"memory": "1Gi"}}}]}})).unwrap();
         insta::assert_snapshot!(describe(
             &node,
-            Some(&lease),
+            Ok(&lease),
             &[pod],
-            &[],
+            Some(&[]),
             "2026-11-24T09:01:00Z".parse().unwrap()
         ));
     }

@@ -4,33 +4,41 @@ use super::events;
 use super::writer::{Writer, age, time};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState, ContainerStatus, EnvFromSource, EnvVar, Event, Pod, PodSpec, PodStatus, Probe,
-    Toleration, VolumeMount,
+    Container, ContainerPort, ContainerState, ContainerStatus, Event, Pod, PodSpec, PodStatus, Probe,
+    SeccompProfile, Toleration, TopologySpreadConstraint, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use minik_apimachinery::selector::LabelSelector;
 use std::collections::BTreeMap;
 
 /// All about it.
-pub fn describe(pod: &Pod, about: &[Event], now: Timestamp) -> String {
+pub fn describe(pod: &Pod, about: Option<&[Event]>, now: Timestamp) -> String {
     let mut writer = Writer::default();
     let (spec, status) = (pod.spec.clone().unwrap_or_default(), pod.status.clone().unwrap_or_default());
     head(pod, &spec, &status, now, &mut writer);
     let init = spec.init_containers.as_deref().unwrap_or_default();
     let statuses = |list: &Option<Vec<ContainerStatus>>| list.clone().unwrap_or_default();
     if !init.is_empty() {
-        containers("Init Containers", init, &statuses(&status.init_container_statuses), &mut writer);
+        let statuses = statuses(&status.init_container_statuses);
+        containers("Init Containers", pod, init, &statuses, &mut writer);
     }
-    containers("Containers", &spec.containers, &statuses(&status.container_statuses), &mut writer);
+    let ordinary = statuses(&status.container_statuses);
+    containers("Containers", pod, &spec.containers, &ordinary, &mut writer);
     conditions(&spec, &status, &mut writer);
     super::volumes::write(spec.volumes.as_deref().unwrap_or_default(), &mut writer);
     if let Some(class) = &status.qos_class {
         writer.field(0, "QoS Class", class);
     }
     writer.map(0, "Node-Selectors", spec.node_selector.as_ref(), "=");
-    let tolerations: Vec<String> =
-        spec.tolerations.as_deref().unwrap_or_default().iter().map(toleration).collect();
-    writer.many(0, "Tolerations", &tolerations);
+    let mut tolerations = spec.tolerations.clone().unwrap_or_default();
+    tolerations.sort_by(|a, b| a.key.cmp(&b.key));
+    writer.many(0, "Tolerations", &tolerations.iter().map(toleration).collect::<Vec<_>>());
+    let mut spread = spec.topology_spread_constraints.clone().unwrap_or_default();
+    if !spread.is_empty() {
+        spread.sort_by(|a, b| a.topology_key.cmp(&b.topology_key));
+        writer.many(0, "Topology Spread Constraints", &spread.iter().map(constraint).collect::<Vec<_>>());
+    }
     events::write(about, now, &mut writer);
     writer.text()
 }
@@ -76,6 +84,8 @@ fn head(pod: &Pod, spec: &PodSpec, status: &PodStatus, now: Timestamp, writer: &
             writer.field(0, name, value);
         }
     }
+    let context = spec.security_context.as_ref();
+    seccomp(0, context.and_then(|context| context.seccomp_profile.as_ref()), writer);
     writer.field(0, "IP", status.pod_ip.as_deref().unwrap_or_default());
     match status.pod_ips.as_deref().unwrap_or_default() {
         [] => writer.field(0, "IPs", "<none>"),
@@ -93,7 +103,13 @@ fn head(pod: &Pod, spec: &PodSpec, status: &PodStatus, now: Timestamp, writer: &
     }
 }
 
-fn containers(name: &str, containers: &[Container], statuses: &[ContainerStatus], writer: &mut Writer) {
+fn containers(
+    name: &str,
+    pod: &Pod,
+    containers: &[Container],
+    statuses: &[ContainerStatus],
+    writer: &mut Writer,
+) {
     writer.line(0, &format!("{name}:"));
     for container in containers {
         writer.line(1, &format!("{}:", container.name));
@@ -116,7 +132,7 @@ fn containers(name: &str, containers: &[Container], statuses: &[ContainerStatus]
                 writer.field(2, name, &describe_probe(probe));
             }
         }
-        environment(container, writer);
+        super::environment::write(container, pod, writer);
         mounts(container.volume_mounts.as_deref().unwrap_or_default(), writer);
     }
 }
@@ -130,14 +146,40 @@ fn basics(container: &Container, status: Option<&ContainerStatus>, writer: &mut 
         writer.field(2, "Image ID", &status.image_id);
     }
     let ports = container.ports.as_deref().unwrap_or_default();
-    let all = |of: &dyn Fn(&k8s_openapi::api::core::v1::ContainerPort) -> i32| {
-        let one = |port| format!("{}/{}", of(port), port.protocol.as_deref().unwrap_or("TCP"));
+    let all = |of: &dyn Fn(&ContainerPort) -> i32| {
+        let one = |port: &ContainerPort| {
+            let name = port.name.as_deref().filter(|name| !name.is_empty());
+            let name = name.map(|name| format!(" ({name})")).unwrap_or_default();
+            format!("{}/{}{name}", of(port), port.protocol.as_deref().unwrap_or("TCP"))
+        };
         ports.iter().map(one).collect::<Vec<_>>().join(", ")
     };
     let plural = if ports.len() > 1 { "s" } else { "" };
     let or_none = |text: String| if text.is_empty() { "<none>".to_owned() } else { text };
     writer.field(2, &format!("Port{plural}"), &or_none(all(&|port| port.container_port)));
     writer.field(2, &format!("Host Port{plural}"), &or_none(all(&|port| port.host_port.unwrap_or(0))));
+    let context = container.security_context.as_ref();
+    seccomp(2, context.and_then(|context| context.seccomp_profile.as_ref()), writer);
+}
+
+fn seccomp(level: usize, profile: Option<&SeccompProfile>, writer: &mut Writer) {
+    let Some(profile) = profile else { return };
+    writer.field(level, "SeccompProfile", &profile.type_);
+    if profile.type_ == "Localhost" {
+        writer.field(level + 1, "LocalhostProfile", profile.localhost_profile.as_deref().unwrap_or_default());
+    }
+}
+
+fn constraint(one: &TopologySpreadConstraint) -> String {
+    let selector = one.label_selector.as_ref().and_then(|selector| serde_json::to_value(selector).ok());
+    let selector = LabelSelector::from_object(selector.as_ref()).map(|selector| selector.to_string());
+    format!(
+        "{}:{} when max skew {} is exceeded for selector {}",
+        one.topology_key,
+        one.when_unsatisfiable,
+        one.max_skew,
+        selector.unwrap_or_default()
+    )
 }
 
 fn lines(name: &str, words: Option<&[String]>, writer: &mut Writer) {
@@ -217,65 +259,13 @@ fn describe_probe(probe: &Probe) -> String {
     };
     let of = |value: Option<i32>| value.unwrap_or(0);
     format!(
-        "{what} delay={}s timeout={}s period={}s #success={} #failure={}",
+        "{what} delay={}s timeout={}s period={}s successThreshold={} failureThreshold={}",
         of(probe.initial_delay_seconds),
         of(probe.timeout_seconds),
         of(probe.period_seconds),
         of(probe.success_threshold),
         of(probe.failure_threshold)
     )
-}
-
-fn environment(container: &Container, writer: &mut Writer) {
-    let from = container.env_from.as_deref().unwrap_or_default();
-    if !from.is_empty() {
-        writer.line(2, "Environment Variables from:");
-        from.iter().for_each(|one| writer.line(3, &environment_from(one)));
-    }
-    match container.env.as_deref().unwrap_or_default() {
-        [] => writer.field(2, "Environment", "<none>"),
-        variables => {
-            writer.line(2, "Environment:");
-            variables.iter().for_each(|one| writer.field(3, &one.name, &variable(one)));
-        }
-    }
-}
-
-fn environment_from(one: &EnvFromSource) -> String {
-    let (name, kind, optional) = match (&one.config_map_ref, &one.secret_ref) {
-        (Some(map), _) => (map.name.clone(), "ConfigMap", map.optional),
-        (_, Some(secret)) => (secret.name.clone(), "Secret", secret.optional),
-        _ => (String::new(), "", None),
-    };
-    let prefix = one.prefix.as_deref().filter(|prefix| !prefix.is_empty());
-    let with = prefix.map(|prefix| format!(" with prefix '{prefix}'")).unwrap_or_default();
-    format!("{name}\t{kind}{with}\tOptional: {}", optional.unwrap_or(false))
-}
-
-fn variable(one: &EnvVar) -> String {
-    let Some(from) = &one.value_from else { return one.value.clone().unwrap_or_default().replace('\n', " ") };
-    let optional = |flag: Option<bool>| flag.unwrap_or(false);
-    if let Some(field) = &from.field_ref {
-        return format!(" ({}:{})", field.api_version.as_deref().unwrap_or("v1"), field.field_path);
-    }
-    if let Some(resource) = &from.resource_field_ref {
-        let container = resource.container_name.as_deref().unwrap_or("self");
-        return format!("{container} ({})", resource.resource);
-    }
-    if let Some(key) = &from.secret_key_ref {
-        return format!(
-            "<set to the key '{}' in secret '{}'>\tOptional: {}",
-            key.key,
-            key.name,
-            optional(key.optional)
-        );
-    }
-    if let Some(key) = &from.config_map_key_ref {
-        let (key, name) = (&key.key, &key.name);
-        let optional = optional(from.config_map_key_ref.as_ref().and_then(|one| one.optional));
-        return format!("<set to the key '{key}' of config map '{name}'>\tOptional: {optional}");
-    }
-    String::new()
 }
 
 fn mounts(mounts: &[VolumeMount], writer: &mut Writer) {
@@ -367,7 +357,7 @@ mod tests {
             {"metadata": {}, "involvedObject": {}, "type": "Warning", "reason": "BackOff", "message": "Back-off restarting failed container", "count": 4, "source": {"component": "kubelet", "host": "n1"}, "firstTimestamp": "2026-11-24T09:00:10Z", "lastTimestamp": "2026-11-24T09:00:50Z"},
             {"metadata": {}, "involvedObject": {}, "type": "Normal", "reason": "Scheduled", "message": "Successfully assigned default/web to n1", "reportingComponent": "default-scheduler", "eventTime": "2026-11-24T09:00:00.000000Z"},
         ])).unwrap();
-        insta::assert_snapshot!(describe(&pod, &events, "2026-11-24T09:01:00Z".parse().unwrap()));
+        insta::assert_snapshot!(describe(&pod, Some(&events), "2026-11-24T09:01:00Z".parse().unwrap()));
     }
 
     #[test]
@@ -375,7 +365,7 @@ mod tests {
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "s"}, "spec": {"containers": [{"name": "c"}]}, "status": {"phase": "Pending"}})).unwrap();
         let events: Vec<Event> = serde_json::from_value(json!([{"metadata": {}, "involvedObject": {}, "type": "Warning", "reason": "FailedScheduling",
             "message": "0/1 nodes are available: 1 Insufficient cpu.", "reportingComponent": "default-scheduler", "eventTime": "2026-11-24T09:00:00.000000Z"}])).unwrap();
-        let text = describe(&pod, &events, "2026-11-24T09:01:00Z".parse().unwrap());
+        let text = describe(&pod, Some(&events), "2026-11-24T09:01:00Z".parse().unwrap());
         assert!(text.ends_with("Warning  FailedScheduling  60s   default-scheduler  0/1 nodes are available: 1 Insufficient cpu.\n"), "{text}");
     }
 }

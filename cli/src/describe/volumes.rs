@@ -1,7 +1,7 @@
 //! The volumes of a Pod.
 
 use super::writer::Writer;
-use k8s_openapi::api::core::v1::{ProjectedVolumeSource, Volume};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaimTemplate, ProjectedVolumeSource, Volume};
 
 /// Writes them.
 pub fn write(volumes: &[Volume], writer: &mut Writer) {
@@ -56,9 +56,44 @@ fn describe(volume: &Volume, writer: &mut Writer) {
         );
         writer.field(2, "ClaimName", &claim.claim_name);
         writer.field(2, "ReadOnly", &flag(claim.read_only));
+    } else if let Some(image) = &volume.image {
+        writer.field(2, "Type", "Image (a container image or OCI artifact)");
+        writer.field(2, "Reference", &text(&image.reference));
+        writer.field(2, "PullPolicy", &text(&image.pull_policy));
+    } else if let Some(nfs) = &volume.nfs {
+        writer.field(2, "Type", "NFS (an NFS mount that lasts the lifetime of a pod)");
+        writer.field(2, "Server", &nfs.server);
+        writer.field(2, "Path", &nfs.path);
+        writer.field(2, "ReadOnly", &flag(nfs.read_only));
+    } else if let Some(csi) = &volume.csi {
+        writer.field(2, "Type", "CSI (a Container Storage Interface (CSI) volume source)");
+        writer.field(2, "Driver", &csi.driver);
+        writer.field(2, "FSType", &text(&csi.fs_type));
+        writer.field(2, "ReadOnly", &flag(csi.read_only));
+        writer.map(2, "VolumeAttributes", csi.volume_attributes.as_ref(), "=");
+    } else if let Some(claim) = volume.ephemeral.as_ref().and_then(|one| one.volume_claim_template.as_ref()) {
+        ephemeral(claim, writer);
     } else {
         writer.line(2, "<unknown>");
     }
+}
+
+fn ephemeral(claim: &PersistentVolumeClaimTemplate, writer: &mut Writer) {
+    let meta = claim.metadata.clone().unwrap_or_default();
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let what =
+        "EphemeralVolume (an inline specification for a volume that gets created and deleted with the pod)";
+    writer.field(2, "Type", what);
+    writer.field(2, "StorageClass", &text(&claim.spec.storage_class_name));
+    writer.field(2, "Volume", &text(&claim.spec.volume_name));
+    for (name, map) in [("Labels", &meta.labels), ("Annotations", &meta.annotations)] {
+        let all: Vec<String> = map.iter().flatten().map(|(key, value)| format!("{key}={value}")).collect();
+        let all = if all.is_empty() { "<none>".to_owned() } else { all.join(",") };
+        writer.field(2, name, &format!("    {all}"));
+    }
+    writer.field(2, "Capacity", "");
+    writer.field(2, "Access Modes", "");
+    writer.field(2, "VolumeMode", claim.spec.volume_mode.as_deref().unwrap_or("Filesystem"));
 }
 
 fn describe_projected(projected: &ProjectedVolumeSource, writer: &mut Writer) {

@@ -56,7 +56,7 @@ impl Writer {
                     whole.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.chars().count())));
                 }
             }
-            text.push_str(whole.trim_end());
+            text.push_str(&whole);
             text.push('\n');
         }
         text

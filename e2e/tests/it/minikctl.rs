@@ -32,7 +32,7 @@ spec:
   - name: web
     image: minik.local/demo:1
     ports: [{containerPort: 80}]
-    env: [{name: A, value: b}, {name: N, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]
+    env: [{name: A, value: b}, {name: NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]
     resources: {requests: {cpu: 100m}, limits: {memory: 64Mi}}
     livenessProbe: {httpGet: {path: /healthz, port: 80}}
     volumeMounts: [{name: data, mountPath: /data}]
