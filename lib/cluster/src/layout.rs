@@ -180,6 +180,9 @@ impl NodeLayout {
 /// The runtime's socket, as the node sees it.
 pub(crate) const RUNTIME_SOCKET: &str = "/run/minik/runtime.sock";
 
+/// The host's network namespace, as the node sees it: registries are reached from there.
+pub(crate) const HOST_NETWORK: &str = "/run/minik/host-net";
+
 #[cfg(test)]
 mod tests {
     use super::*;

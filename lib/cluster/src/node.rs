@@ -3,6 +3,7 @@
 //! ```text
 //!  /var/lib/kubelet (shared)  /var/log/pods  /var/log/containers  /etc/cni   <- STATE/nodes/NODE/...
 //!  /run  /etc/resolv.conf                                                     <- RUN/NODE/run, RUN/NODE/resolv.conf
+//!  /run/minik/host-net                                                        <- the host's network namespace
 //!  /sys  with /sys/fs/cgroup/HIERARCHY showing the node's cgroup as its root
 //! ```
 //! The mount namespace is a slave of the host's: what is mounted there later is seen here, and nothing goes back.
@@ -11,7 +12,7 @@ use crate::cgroup::Cgroups;
 use crate::config::{make_dir, write_file};
 use crate::error::{Error, Result, file, system};
 use crate::host::COVERED;
-use crate::layout::NodeLayout;
+use crate::layout::{HOST_NETWORK, NodeLayout};
 use minik_net::NetNs;
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::CWD;
@@ -145,7 +146,11 @@ impl Plan {
         if let Some((own, over)) = resolv_conf {
             put(own, over)?;
         }
-        put(run, Path::new("/run"))
+        put(run, Path::new("/run"))?;
+        let host = Path::new(HOST_NETWORK);
+        File::create(host).map_err(file("create", host))?;
+        // This thread is in the node's network; the process is in the host's.
+        mount_bind("/proc/self/ns/net", host).map_err(file("pin", host))
     }
 
     fn mount_sys(&self, cgroups: Vec<(OwnedFd, &PathBuf)>) -> Result<()> {

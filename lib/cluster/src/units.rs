@@ -1,7 +1,7 @@
 //! What a cluster runs: a pure list made from its description.
 
 use crate::config::{ClusterConfig, Node};
-use crate::layout::{Layout, RUNTIME_SOCKET};
+use crate::layout::{HOST_NETWORK, Layout, RUNTIME_SOCKET};
 
 /// One process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,6 +102,7 @@ fn runtime(layout: &Layout, config: &ClusterConfig, node: &Node) -> Unit {
             ("state", "/run/minik/runtime".to_owned()),
             ("shim", config.programs.join("minik-shim").display().to_string()),
             ("pod-cidr", node.pod_cidr.clone()),
+            ("registry-netns", HOST_NETWORK.to_owned()),
         ],
     );
     let name = format!("{}/runtime", node.name);
