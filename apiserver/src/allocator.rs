@@ -190,8 +190,8 @@ impl Drop for Allocation {
     fn drop(&mut self) {
         if self.gave() {
             let mut taken = self.from.taken();
-            self.addresses.iter().for_each(|ip| drop(taken.reserved_addresses.remove(ip)));
-            self.ports.iter().for_each(|port| drop(taken.reserved_ports.remove(port)));
+            self.addresses.iter().for_each(|ip| _ = taken.reserved_addresses.remove(ip));
+            self.ports.iter().for_each(|port| _ = taken.reserved_ports.remove(port));
         }
     }
 }

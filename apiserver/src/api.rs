@@ -235,7 +235,7 @@ impl Api {
     pub(crate) fn authorize(&self, attributes: &Attributes) -> Result<()> {
         match self.0.authz.decide(attributes) {
             Decision::Allow(_) => Ok(()),
-            Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(forbidden(attributes, &reason)),
+            Decision::NoOpinion(reason) => Err(forbidden(attributes, &reason)),
         }
     }
 }

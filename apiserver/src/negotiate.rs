@@ -130,11 +130,6 @@ pub fn wants_aggregated_discovery(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Whether a media type is among those that are accepted.
-pub fn accepts(headers: &HeaderMap, kind: &str) -> bool {
-    accepted(header(headers, &ACCEPT)).iter().any(|one| one.kind == kind)
-}
-
 /// How the body of a create or update is written.
 ///
 /// # Errors

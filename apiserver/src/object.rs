@@ -56,7 +56,3 @@ impl Object for Value {
         !self.meta("deletionTimestamp").is_empty()
     }
 }
-
-/// The system's own metadata, which a writer cannot change once the object exists.
-pub const CARRIED_OVER: [&str; 6] =
-    ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink"];

@@ -28,7 +28,7 @@ pub enum ApiserverError {
     Store(#[from] StorageError),
     /// The API cannot be made over it.
     #[error("cannot serve what is stored")]
-    Open(#[from] OpenError),
+    Open(#[from] Box<OpenError>),
     /// Certificates or keys cannot be used.
     #[error("cannot use the certificates")]
     Tls(#[from] TlsError),
@@ -159,8 +159,8 @@ async fn open_storage(config: &Config) -> Result<Arc<dyn Storage>, ApiserverErro
         let fits = |folder: &str| {
             rest.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        let resources = minik_registry::all().iter().map(|strategy| strategy.resource());
-        let known = resources.filter(|one| one.storage_prefix.is_some_and(fits)).next();
+        let mut resources = minik_registry::all().iter().map(|strategy| strategy.resource());
+        let known = resources.find(|one| one.storage_prefix.is_some_and(fits));
         known.map_or(("", ""), |resource| (resource.group, resource.plural))
     };
     Ok(Arc::new(Measured::new(storage, Box::new(label), &config.metrics)?))
@@ -209,7 +209,7 @@ async fn open_api(
         let _ = objects.set(view);
         Arc::new(tokens)
     };
-    Ok(Api::open(storage, settings, Some(Box::new(make_tokens))).await?)
+    Ok(Api::open(storage, settings, Some(Box::new(make_tokens))).await.map_err(Box::new)?)
 }
 
 /// How kubelets are reached, when we have something to show them.

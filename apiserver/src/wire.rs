@@ -150,16 +150,6 @@ pub fn tree(bytes: &[u8], revision: Option<Revision>) -> Result<Value> {
     Ok(value)
 }
 
-/// The bytes of an object's metadata.
-pub fn metadata(bytes: &[u8]) -> Option<&serde_json::value::RawValue> {
-    #[derive(serde::Deserialize)]
-    struct Only<'a> {
-        #[serde(borrow)]
-        metadata: Option<&'a serde_json::value::RawValue>,
-    }
-    serde_json::from_slice::<Only<'_>>(bytes).ok()?.metadata
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

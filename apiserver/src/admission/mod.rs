@@ -5,7 +5,6 @@
 //! refuse it. Objects are trees in the storage version; what other objects say is read through [`crate::world::View`].
 
 mod escalation;
-mod names;
 mod namespace_lifecycle;
 mod node_restriction;
 mod node_taint;

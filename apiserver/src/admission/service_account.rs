@@ -2,7 +2,7 @@
 //! (<https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/>).
 
 use super::objects::{Objects, forbidden, is_mirror_pod, list, list_mut, text};
-use super::{Admission, Attributes, Operation, names};
+use super::{Admission, Attributes, Operation};
 use crate::error::ApiError;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -89,7 +89,8 @@ fn is_new_pod(attributes: &Attributes<'_>) -> bool {
 fn mount_token(spec: &mut Value, attributes: &Attributes<'_>) {
     let named = list(spec, "/volumes").map(|volume| text(volume, "/name"));
     let existing = named.into_iter().find(|name| name.starts_with(VOLUME_PREFIX)).map(str::to_owned);
-    let volume = existing.clone().unwrap_or_else(|| names::generate(VOLUME_PREFIX, attributes.chance));
+    let volume =
+        existing.clone().unwrap_or_else(|| crate::verbs::generate_name(VOLUME_PREFIX, attributes.chance));
     let mut needed = false;
     for containers in ["initContainers", "containers"] {
         for container in spec.get_mut(containers).and_then(Value::as_array_mut).into_iter().flatten() {

@@ -93,8 +93,6 @@ impl Attributes {
 pub enum Decision {
     /// Yes, because.
     Allow(String),
-    /// No, whatever others say.
-    Deny(String),
     /// Nothing to say, because.
     NoOpinion(String),
 }

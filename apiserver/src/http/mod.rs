@@ -229,21 +229,11 @@ impl Api {
     fn report(&self, told: &Told, code: StatusCode, started: Duration) {
         let info = &told.info;
         let known = info.resource.as_ref().and_then(|path| self.served_at(path));
-        let scope = match &info.resource {
-            None => "",
-            Some(_) if !info.is_collection() => "resource",
-            Some(path) if !path.namespace.is_empty() => "namespace",
-            Some(_) => "cluster",
-        };
-        let verb = info.verb.name().to_ascii_uppercase();
         let subresource = info.resource.as_ref().map_or("", |path| path.subresource.as_str());
+        let verb = info.verb.name().to_ascii_uppercase();
         let labels = Labels {
             verb: if known.is_some() { &verb } else { told.method.as_str() },
-            group: known.map_or("", |served| served.resource.group),
-            version: known.map_or("", |served| served.version),
-            resource: known.map_or("", |served| served.resource.plural),
-            subresource: known.map_or("", |_| subresource),
-            scope,
+            ..labels(info, known)
         };
         let seconds = (info.verb != Verb::Watch)
             .then(|| self.settings().clock.elapsed().saturating_sub(started).as_secs_f64());
@@ -266,6 +256,25 @@ impl Api {
             bodies: (told.body.as_ref(), None),
             open: !secret,
         });
+    }
+}
+
+/// What a request is, in words of a closed set; the verb is left out.
+fn labels<'a>(info: &'a RequestInfo, known: Option<&'a Served>) -> Labels<'a> {
+    let path = info.resource.as_ref();
+    let scope = match path {
+        None => "",
+        Some(_) if !info.is_collection() => "resource",
+        Some(path) if !path.namespace.is_empty() => "namespace",
+        Some(_) => "cluster",
+    };
+    Labels {
+        verb: "",
+        group: known.map_or("", |served| served.resource.group),
+        version: known.map_or("", |served| served.version),
+        resource: known.map_or("", |served| served.resource.plural),
+        subresource: path.filter(|_| known.is_some()).map_or("", |path| path.subresource.as_str()),
+        scope,
     }
 }
 

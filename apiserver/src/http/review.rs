@@ -99,15 +99,11 @@ impl Api {
                 path: text(&spec["nonResourceAttributes"], "path"),
             },
         };
-        let (allowed, denied, reason) = match self.inner().authz.decide(&attributes) {
-            Decision::Allow(reason) => (true, false, reason),
-            Decision::Deny(reason) => (false, true, reason),
-            Decision::NoOpinion(reason) => (false, false, reason),
+        let (allowed, reason) = match self.inner().authz.decide(&attributes) {
+            Decision::Allow(reason) => (true, reason),
+            Decision::NoOpinion(reason) => (false, reason),
         };
         let mut status = json!({"allowed": allowed});
-        if denied {
-            status["denied"] = true.into();
-        }
         if !reason.is_empty() {
             status["reason"] = reason.into();
         }

@@ -5,9 +5,10 @@
 
 use super::body::streamed;
 use super::form::{Columns, Include, Shown, include_object, partial, respond, table};
-use super::{Asked, Body, full};
+use super::{Asked, Body, Counted, full, labels};
 use crate::api::Api;
 use crate::error::{ApiError, Result};
+use crate::metrics::Labels;
 use crate::negotiate::{Encoding, Form, Shape};
 use crate::served::Served;
 use crate::verbs::{Age, Selection, Target, invalid_list_options};
@@ -46,6 +47,7 @@ struct Following {
     next_bookmark: Instant,
     ends_at: Instant,
     columns: Columns,
+    _counted: Counted,
 }
 
 /// What a watch asks for.
@@ -92,6 +94,11 @@ impl Api {
                     next_bookmark: now + BOOKMARKS,
                     ends_at: now + wishes.timeout,
                     columns: Columns::Told,
+                    _counted: Counted::new(
+                        self.inner()
+                            .metrics
+                            .long_running(Labels { verb: "WATCH", ..labels(&asked.info, Some(served)) }),
+                    ),
                 };
                 following.begin(wishes.after.is_none(), wishes.initial_end)?;
                 streamed(following.frames())

@@ -14,7 +14,7 @@ pub(crate) use create::generate_name;
 pub(crate) use delete::invalid_options;
 pub use delete::{DeleteOptions, Deleted, Preconditions, Propagation};
 
-pub use read::{Age, ListOptions, Listed, Selection};
+pub use read::{Age, ListOptions, Selection};
 pub(crate) use read::{invalid_list_options, revision};
 
 use crate::admission::{Attributes, Operation, Warnings};
