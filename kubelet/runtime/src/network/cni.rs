@@ -413,7 +413,7 @@ mod tests {
             ("{}", "neither a list of plugins nor a plugin"),
             (r#"{"name": "x", "plugins": []}"#, "no plugins"),
             (r#"{"plugins": [{"type": "a"}]}"#, "missing field `name`"),
-            ("[", "EOF"),
+            ("{", "EOF"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(words), "{text}: {error}");
