@@ -495,3 +495,120 @@ async fn pulls_at_once_unpack_each_layer_once() {
     }
     assert_eq!((fixture.store.list().len(), layer_count(fixture.folder.path())), (1, 2));
 }
+
+mod service {
+    //! What CRI says of it.
+
+    use super::*;
+    use base64::Engine as _;
+    use minik_cri::v1::image_service_server::ImageService;
+    use minik_cri::v1::{self, AuthConfig, ImageSpec};
+    use minik_runtime::images::Service;
+    use tonic::{Code, Request};
+
+    fn spec(image: &str) -> Option<ImageSpec> {
+        Some(ImageSpec { image: image.into(), ..ImageSpec::default() })
+    }
+
+    async fn pull(service: &Service, image: &str, auth: AuthConfig) -> Result<String, tonic::Status> {
+        let request = v1::PullImageRequest { image: spec(image), auth: Some(auth), sandbox_config: None };
+        Ok(service.pull_image(Request::new(request)).await?.into_inner().image_ref)
+    }
+
+    async fn status(service: &Service, image: &str, verbose: bool) -> v1::ImageStatusResponse {
+        let request = v1::ImageStatusRequest { image: spec(image), verbose };
+        service.image_status(Request::new(request)).await.unwrap().into_inner()
+    }
+
+    #[tokio::test]
+    async fn images_come_are_told_of_and_go() {
+        let fixture = Fixture::new();
+        let service = Service::new(fixture.store.clone());
+        let registry =
+            Registry::start_with(&registry::Options { password: true, ..Default::default() }).unwrap();
+        registry.push("app", "1", &rich()).unwrap();
+        let name = format!("{}/app:1", registry.name());
+        assert_eq!(
+            status(&service, &name, true).await,
+            v1::ImageStatusResponse::default(),
+            "absent is an answer"
+        );
+
+        let auth = base64::engine::general_purpose::STANDARD.encode(format!(
+            "{}:{}",
+            registry::USER,
+            registry::PASSWORD
+        ));
+        let elsewhere = AuthConfig {
+            auth: auth.clone(),
+            server_address: "https://other.example/v2".into(),
+            ..AuthConfig::default()
+        };
+        let refused = pull(&service, &name, elsewhere).await.unwrap_err();
+        assert!(
+            refused.code() == Code::Unknown && refused.message().contains("no basic auth credentials"),
+            "{refused}"
+        );
+        let here = AuthConfig {
+            auth,
+            server_address: format!("http://{}", registry.name()),
+            ..AuthConfig::default()
+        };
+        assert_eq!(pull(&service, &name, here).await.unwrap(), rich().id());
+        let missing = pull(
+            &service,
+            &format!("{}/none", registry.name()),
+            AuthConfig {
+                username: registry::USER.into(),
+                password: registry::PASSWORD.into(),
+                ..AuthConfig::default()
+            },
+        );
+        assert_eq!(missing.await.unwrap_err().code(), Code::NotFound);
+        let odd = pull(&service, "a//b", AuthConfig::default()).await.unwrap_err();
+        assert_eq!(odd.code(), Code::InvalidArgument);
+
+        let answer = status(&service, &name, true).await;
+        let image = answer.image.unwrap();
+        assert_eq!(
+            (image.id.as_str(), image.username.as_str(), image.uid),
+            (rich().id().as_str(), "web", None)
+        );
+        let info: serde_json::Value = serde_json::from_str(&answer.info["info"]).unwrap();
+        assert_eq!(info["imageSpec"]["config"]["WorkingDir"], "/data");
+        fixture.load(Image::new("numeric").set("User", json!("1000:5")).docker_archive()).await.unwrap();
+        assert_eq!(status(&service, "numeric", false).await.image.unwrap().uid.unwrap().value, 1000);
+
+        let list = |filter: &str| {
+            let filter = Some(v1::ImageFilter { image: spec(filter) });
+            let request = Request::new(v1::ListImagesRequest { filter });
+            let service = service.clone();
+            async move { service.list_images(request).await.unwrap().into_inner().images.len() }
+        };
+        assert_eq!((list("").await, list("numeric").await, list("none").await), (2, 1, 0));
+        let info = service.image_fs_info(Request::new(v1::ImageFsInfoRequest {})).await.unwrap().into_inner();
+        let usage = info.image_filesystems[0].clone();
+        assert!(usage.used_bytes.unwrap().value > 20 && usage.inodes_used.unwrap().value > 20);
+        for _ in 0..2 {
+            let request = Request::new(v1::RemoveImageRequest { image: spec(&name) });
+            service.remove_image(request).await.unwrap();
+        }
+        assert_eq!(list("").await, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_root_is_made_quickly() {
+    let fixture = Fixture::new();
+    fixture.load(rich().docker_archive()).await.unwrap();
+    let mut times = Vec::new();
+    for number in 0..20 {
+        let began = std::time::Instant::now();
+        fixture.store.prepare_rootfs(NAME, &format!("c{number}")).await.unwrap();
+        times.push(began.elapsed());
+    }
+    times.sort();
+    println!("a root takes {:?} in the median", times[times.len() / 2]);
+    // Generous: other tests use the same disk. About 0.1 ms when nothing else runs.
+    assert!(times[times.len() / 2] < std::time::Duration::from_millis(20), "{times:?}");
+}
