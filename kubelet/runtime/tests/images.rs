@@ -555,9 +555,10 @@ mod service {
             ..AuthConfig::default()
         };
         assert_eq!(pull(&service, &name, here).await.unwrap(), rich().id());
+        let none = format!("{}/none", registry.name());
         let missing = pull(
             &service,
-            &format!("{}/none", registry.name()),
+            &none,
             AuthConfig {
                 username: registry::USER.into(),
                 password: registry::PASSWORD.into(),
