@@ -74,11 +74,15 @@ impl Cgroups {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn make(&self, pod: &PodObject) -> Result<(), CgroupError> {
-        let limits = pod_limits(pod);
+    pub async fn make(&self, pod: &PodObject) -> Result<(), CgroupError> {
+        let (cgroups, path, limits) = (self.clone(), self.of(pod), pod_limits(pod));
+        blocking(move || cgroups.make_now(&path, &limits)).await
+    }
+
+    fn make_now(&self, path: &str, limits: &PodLimits) -> Result<(), CgroupError> {
         for hierarchy in &self.hierarchies {
-            let dir = self.make_dirs(hierarchy, &self.of(pod))?;
-            limit(hierarchy, &dir, &limits, self.most_pids).map_err(|source| CgroupError {
+            let dir = self.make_dirs(hierarchy, path)?;
+            limit(hierarchy, &dir, limits, self.most_pids).map_err(|source| CgroupError {
                 what: "limit",
                 path: dir.clone(),
                 source,
@@ -109,7 +113,13 @@ impl Cgroups {
     ///
     /// # Errors
     /// When something still runs in it.
-    pub fn remove(&self, uid: &str) -> Result<(), CgroupError> {
+    pub async fn remove(&self, uid: &str) -> Result<(), CgroupError> {
+        let (cgroups, uid) = (self.clone(), uid.to_owned());
+        // The kernel takes its time to remove one.
+        blocking(move || cgroups.remove_now(&uid)).await
+    }
+
+    fn remove_now(&self, uid: &str) -> Result<(), CgroupError> {
         for hierarchy in &self.hierarchies {
             for qos in [Qos::Guaranteed, Qos::Burstable, Qos::BestEffort] {
                 let path = format!("{}/pod{uid}", self.class(qos));
@@ -137,6 +147,17 @@ impl Cgroups {
                     let _ = fs::write(dir.join("cpu.weight"), weight(shares(milli)).to_string());
                 }
             }
+        }
+    }
+}
+
+async fn blocking(
+    work: impl FnOnce() -> Result<(), CgroupError> + Send + 'static,
+) -> Result<(), CgroupError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => {
+            Err(CgroupError { what: "work on", path: PathBuf::new(), source: io::Error::other(error) })
         }
     }
 }

@@ -190,7 +190,7 @@ impl Dispatcher {
                     "cannot remove a folder that is left over"
                 );
             }
-            if let Err(error) = self.context.cgroups.remove(&uid) {
+            if let Err(error) = self.context.cgroups.remove(&uid).await {
                 tracing::warn!(
                     uid,
                     error = minik_component::chain(&error),

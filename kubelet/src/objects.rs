@@ -8,6 +8,14 @@ use minik_component::Clock;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// What the server said, or why it said nothing.
+pub fn words(error: &ClientError) -> String {
+    match error {
+        ClientError::Call(kube::Error::Api(status)) => status.message.clone(),
+        other => minik_component::chain(other),
+    }
+}
+
 /// Tokens kept; a Pod has one or two.
 const TOKENS: usize = 1000;
 

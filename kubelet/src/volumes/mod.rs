@@ -73,7 +73,7 @@ impl VolumeError {
     }
 
     pub(crate) fn client(what: impl Into<String>, error: &ClientError) -> VolumeError {
-        VolumeError::Client { what: what.into(), words: minik_component::chain(error) }
+        VolumeError::Client { what: what.into(), words: crate::objects::words(error) }
     }
 }
 

@@ -55,7 +55,7 @@ impl Worker {
     async fn take_down(&mut self, pod: &PodObject) -> Result<(), String> {
         let context = &self.context;
         context.volumes.tear_down(pod.uid()).await.map_err(|error| minik_component::chain(&error))?;
-        context.cgroups.remove(pod.uid()).map_err(|error| minik_component::chain(&error))?;
+        context.cgroups.remove(pod.uid()).await.map_err(|error| minik_component::chain(&error))?;
         context.images.forget(pod.uid());
         Ok(())
     }

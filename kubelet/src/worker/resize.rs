@@ -73,7 +73,7 @@ impl Worker {
         if self.memory.resize.is_some() {
             return false;
         }
-        if let Err(error) = self.context.cgroups.make(pod) {
+        if let Err(error) = self.context.cgroups.make(pod).await {
             tracing::warn!(
                 pod = pod.long_name(),
                 error = minik_component::chain(&error),

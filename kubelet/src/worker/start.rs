@@ -78,11 +78,11 @@ impl Context {
         let mut referred = Referred::default();
         for name in config_maps {
             let found = self.objects.config_map(pod.namespace(), &name).await;
-            referred.config_maps.insert(name, found.map_err(|error| minik_component::chain(&error))?);
+            referred.config_maps.insert(name, found.map_err(|error| crate::objects::words(&error))?);
         }
         for name in secrets {
             let found = self.objects.secret(pod.namespace(), &name).await;
-            referred.secrets.insert(name, found.map_err(|error| minik_component::chain(&error))?);
+            referred.secrets.insert(name, found.map_err(|error| crate::objects::words(&error))?);
         }
         let mut files = BTreeMap::new();
         for (volume, path) in env::files(container) {
@@ -105,7 +105,7 @@ impl Worker {
     pub(super) async fn new_sandbox(&mut self, pod: &PodObject, attempt: u32) -> Result<(), Duration> {
         let context = self.context.clone();
         let events = PodEvents::new(&context.recorder, pod);
-        if let Err(error) = context.cgroups.make(pod) {
+        if let Err(error) = context.cgroups.make(pod).await {
             let words = format!("unable to ensure pod container exists: {}", minik_component::chain(&error));
             events.pod(Warning, "FailedCreatePodContainer", &words);
             return Err(self.retry());
