@@ -137,9 +137,10 @@ impl Allocators {
         Arc::new(Allocators { ranges, families, ports, taken: Mutex::default(), chance })
     }
 
-    /// What one request uses.
-    pub fn begin(self: &Arc<Self>) -> Allocation {
-        Allocation { from: self.clone(), addresses: Vec::new(), ports: Vec::new() }
+    /// What one request uses. A request that is only tried is refused a port for being taken, not for its number, as stock
+    /// has it.
+    pub fn begin(self: &Arc<Self>, tried: bool) -> Allocation {
+        Allocation { from: self.clone(), addresses: Vec::new(), ports: Vec::new(), tried }
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
@@ -177,6 +178,7 @@ pub struct Allocation {
     from: Arc<Allocators>,
     addresses: Vec<IpAddr>,
     ports: Vec<u16>,
+    tried: bool,
 }
 
 impl Allocation {
@@ -224,11 +226,14 @@ impl Allocator for Allocation {
 
     fn node_port(&mut self, wanted: Option<i32>) -> Result<i32, AllocationError> {
         let range = self.from.ports.clone();
-        let wanted = wanted.map(u16::try_from).transpose().map_err(|_| AllocationError::OutOfRange)?;
+        let in_range = |port: &i32| u16::try_from(*port).is_ok_and(|port| range.contains(&port));
+        if let Some(port) = wanted.filter(|port| !in_range(port)) {
+            return if self.tried { Ok(port) } else { Err(AllocationError::OutOfRange) };
+        }
+        let wanted = wanted.and_then(|port| u16::try_from(port).ok());
         let mut taken = self.from.taken();
         let free = |port: &u16| !taken.ports.contains_key(port) && !taken.reserved_ports.contains(port);
         let port = match wanted {
-            Some(port) if !range.contains(&port) => return Err(AllocationError::OutOfRange),
             Some(port) => Some(port).filter(free).ok_or(AllocationError::Taken)?,
             None => {
                 let wide = u128::from(*range.start())..=u128::from(*range.end());
@@ -261,20 +266,20 @@ mod tests {
     #[test]
     fn all_of_a_range_is_given_and_no_more() {
         let all = allocators("10.0.0.0/29");
-        let mut one = all.begin();
+        let mut one = all.begin(false);
         let mut given: Vec<String> = (0..6).map(|_| one.cluster_ip("IPv4", None).unwrap()).collect();
         given.sort();
         assert_eq!((given[0].as_str(), given[5].as_str()), ("10.0.0.1", "10.0.0.6"));
         assert_eq!(one.cluster_ip("IPv4", None), Err(AllocationError::Full));
         drop(one);
-        assert_eq!(all.begin().cluster_ip("IPv4", Some("10.0.0.3")).unwrap(), "10.0.0.3");
+        assert_eq!(all.begin(false).cluster_ip("IPv4", Some("10.0.0.3")).unwrap(), "10.0.0.3");
     }
 
     #[test]
     fn what_a_stored_service_holds_is_taken_until_it_goes() {
         let all = allocators("10.0.0.0/29");
         all.put(SERVICES, &service("a", "10.0.0.2", 30000));
-        let mut one = all.begin();
+        let mut one = all.begin(false);
         assert_eq!(one.cluster_ip("IPv4", Some("10.0.0.2")), Err(AllocationError::Taken));
         assert_eq!(one.cluster_ip("IPv4", Some("10.0.0.7")), Err(AllocationError::OutOfRange));
         assert_eq!(one.node_port(Some(30000)), Err(AllocationError::Taken));

@@ -250,9 +250,6 @@ fn forbidden(attributes: &Attributes, reason: &str) -> ApiError {
         Some(on) => {
             let dot = if on.group.is_empty() { String::new() } else { format!(".{}", on.group) };
             let name = if on.name.is_empty() { String::new() } else { format!(" {:?}", on.name) };
-            let slash =
-                if on.subresource.is_empty() { String::new() } else { format!("/{}", on.subresource) };
-            let _ = slash;
             ApiError::Forbidden {
                 on: crate::error::Named {
                     group: on.group.clone(),

@@ -23,18 +23,13 @@ pub enum FieldValidation {
 }
 
 impl FieldValidation {
-    /// Reads the query parameter; warning is the default.
-    ///
-    /// # Errors
-    /// 422-like text for any other word, as a bad request.
-    pub fn parse(text: &str) -> Result<FieldValidation> {
+    /// Reads the query parameter; warning is the default, any other word is none.
+    pub fn parse(text: &str) -> Option<FieldValidation> {
         match text {
-            "" | "Warn" => Ok(FieldValidation::Warn),
-            "Ignore" => Ok(FieldValidation::Ignore),
-            "Strict" => Ok(FieldValidation::Strict),
-            other => {
-                Err(ApiError::BadRequest(format!("fieldValidation {other:?}: use Ignore, Warn or Strict")))
-            }
+            "" | "Warn" => Some(FieldValidation::Warn),
+            "Ignore" => Some(FieldValidation::Ignore),
+            "Strict" => Some(FieldValidation::Strict),
+            _ => None,
         }
     }
 
@@ -205,6 +200,6 @@ mod tests {
         assert_eq!(FieldValidation::Ignore.judge(found()).unwrap().len(), 0);
         assert_eq!(FieldValidation::Warn.judge(found()).unwrap().len(), 1);
         assert!(FieldValidation::Strict.judge(found()).is_err());
-        assert!(FieldValidation::parse("strict").is_err());
+        assert!(FieldValidation::parse("strict").is_none());
     }
 }

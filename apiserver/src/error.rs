@@ -71,8 +71,6 @@ pub enum ApiError {
     /// Another manager owns fields that were applied. Final unless forced.
     #[error("{message}")]
     ApplyConflict {
-        /// On what.
-        on: Named,
         /// The summary.
         message: String,
         /// Per field: what is said, and its path.
@@ -234,7 +232,7 @@ impl ApiError {
                 details.insert("causes".into(), causes.collect());
                 details
             }
-            ApiError::ApplyConflict { on: _, causes, .. } => {
+            ApiError::ApplyConflict { causes, .. } => {
                 let causes = causes.iter().map(|(message, field)| json!({"reason": "FieldManagerConflict", "message": message, "field": field}));
                 serde_json::Map::from_iter([("causes".to_owned(), causes.collect())])
             }

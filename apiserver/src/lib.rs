@@ -37,9 +37,11 @@ mod verbs;
 mod wire;
 mod world;
 
+pub use self::http::Body;
 pub use allocator::Cidr;
 pub use api::{Api, OpenError, Settings};
 pub use audit::{Audit, AuditLevel};
+pub use authn::Peer;
 pub use config::{Config, Flags};
 pub use error::{ApiError, Named};
 pub use loopback::{Loopback, Place};

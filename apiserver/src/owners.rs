@@ -69,7 +69,6 @@ impl Api {
             ApplyError::BadRequest(message) => ApiError::BadRequest(message),
             ApplyError::Failed(message) => ApiError::Failed(message),
             ApplyError::Conflict { message, causes } => ApiError::ApplyConflict {
-                on: step.target.served.named(step.target.name),
                 message,
                 causes: causes.into_iter().map(|cause| (cause.message, cause.field)).collect(),
             },

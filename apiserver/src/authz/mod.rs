@@ -88,7 +88,7 @@ impl Attributes {
     }
 }
 
-/// An authorizer's answer.
+/// An authorizer's answer. None of ours forbids what another allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     /// Yes, because.

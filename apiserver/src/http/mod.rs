@@ -15,6 +15,7 @@ mod write;
 
 pub use body::{Body, full};
 
+use crate::admission::Warnings;
 use crate::api::Api;
 use crate::audit::{AuditLevel, Entry};
 use crate::authn::{Peer, UserInfo};
@@ -36,6 +37,7 @@ use minik_apimachinery::time;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a request may take that is no watch.
@@ -53,6 +55,8 @@ pub(crate) struct Asked {
     pub headers: HeaderMap,
     pub body: Bytes,
     pub user: UserInfo,
+    /// Where warnings for the client go.
+    pub warnings: Arc<Warnings>,
 }
 
 impl Asked {
@@ -77,6 +81,7 @@ struct Told {
     source: Option<SocketAddr>,
     began: jiff::Timestamp,
     body: Option<Bytes>,
+    warnings: Arc<Warnings>,
 }
 
 impl Api {
@@ -108,6 +113,7 @@ impl Api {
             source,
             began: self.now(),
             body: None,
+            warnings: Arc::default(),
         };
         let started = self.settings().clock.elapsed();
         let result =
@@ -124,6 +130,7 @@ impl Api {
                 form::error(&error, &parts.headers)
             }
         };
+        form::warn(&mut response, &told.warnings.take());
         if let Ok(id) = HeaderValue::from_str(&told.id) {
             response.headers_mut().insert("audit-id", id);
         }
@@ -165,7 +172,8 @@ impl Api {
         let work = async {
             let body = read_body(body).await?;
             told.body = Some(body.clone()).filter(|_| self.settings().audit.level() >= AuditLevel::Request);
-            let asked = Asked { info: told.info.clone(), headers, body, user };
+            let warnings = told.warnings.clone();
+            let asked = Asked { info: told.info.clone(), headers, body, user, warnings };
             self.dispatch(&asked).await
         };
         match tokio::time::timeout(WITHIN, work).await {

@@ -2,7 +2,7 @@
 
 use super::form::{self, Shown};
 use super::{Asked, Body};
-use crate::admission::{self, Operation, Warnings};
+use crate::admission::{self, Operation};
 use crate::api::Api;
 use crate::authn::{UserInfo, token_request};
 use crate::authz::{Attributes, Decision, ResourceAttributes};
@@ -26,7 +26,9 @@ impl Api {
         options: &WriteOptions,
     ) -> Result<Response<Body>> {
         let served = target.served;
-        let warnings = options.validation.judge(input.findings)?;
+        for finding in options.validation.judge(input.findings)? {
+            options.warnings.push(finding);
+        }
         let mut object = input.object;
         crate::body::check_namespace(&mut object, served.resource.namespaced(), target.namespace)?;
         let cx = Context { now: options.now, namespace: target.namespace, user: &options.user.name };
@@ -44,21 +46,12 @@ impl Api {
             "SelfSubjectReview" => json!({"userInfo": user_tree(&options.user)}),
             kind => return Err(ApiError::NotImplemented(kind.to_owned())),
         };
-        self.answered(asked, served, &object, &warnings)
+        self.answered(asked, served, &object)
     }
 
-    fn answered(
-        &self,
-        asked: &Asked,
-        served: &Served,
-        object: &Value,
-        warnings: &[String],
-    ) -> Result<Response<Body>> {
+    fn answered(&self, asked: &Asked, served: &Served, object: &Value) -> Result<Response<Body>> {
         let bytes = wire::encode(object);
-        let mut response =
-            self.object(asked, served, Shown { bytes: &bytes, revision: None }, StatusCode::CREATED)?;
-        form::warn(&mut response, warnings);
-        Ok(response)
+        self.object(asked, served, Shown { bytes: &bytes, revision: None }, StatusCode::CREATED)
     }
 
     fn token_review(&self, review: &Value) -> Value {
@@ -137,7 +130,6 @@ impl Api {
         let account = wire::tree(&account.value, Some(account.revision))?;
         let tokens = self.inner().tokens.as_ref();
         let tokens = tokens.ok_or_else(|| ApiError::NotImplemented("issuing tokens without a key".into()))?;
-        let warnings = Warnings::default();
         let attributes = admission::Attributes {
             user: &options.user,
             resource: target.served.resource,
@@ -151,7 +143,7 @@ impl Api {
             options: &options.options,
             now: options.now,
             chance: self.chance(),
-            warnings: &warnings,
+            warnings: &options.warnings,
         };
         // Mutating plugins see for whom the client asked, before our own audiences are filled in.
         self.admission().admit(&attributes, &mut request)?;
@@ -168,9 +160,7 @@ impl Api {
         let token = tokens.sign(&claims).map_err(|error| ApiError::Internal(error.to_string()))?;
         let answer = token_request::answer(request, token, options.now);
         let ty = facts::kind("authentication.k8s.io/v1", "TokenRequest");
-        let mut response = form::tree(StatusCode::CREATED, &answer, asked.form()?.encoding, ty);
-        form::warn(&mut response, &warnings.take());
-        Ok(response)
+        Ok(form::tree(StatusCode::CREATED, &answer, asked.form()?.encoding, ty))
     }
 }
 

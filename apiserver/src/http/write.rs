@@ -32,6 +32,16 @@ impl Api {
             let path = minik_apimachinery::field::Path::new("fieldManager");
             minik_registry::check_field_manager(query.get("fieldManager"), &path, &mut errors);
         }
+        let validation = match FieldValidation::parse(query.get("fieldValidation")) {
+            Some(validation) => validation,
+            None => {
+                let path = minik_apimachinery::field::Path::new("fieldValidation");
+                let said = query.get("fieldValidation");
+                let known = ["", "Ignore", "Strict", "Warn"];
+                errors.push(minik_apimachinery::field::FieldError::not_supported(&path, said, &known));
+                FieldValidation::Strict
+            }
+        };
         if !errors.is_empty() {
             let on =
                 crate::error::Named { group: "meta.k8s.io".into(), kind: kind.into(), name: String::new() };
@@ -39,9 +49,10 @@ impl Api {
         }
         Ok(WriteOptions {
             dry_run,
-            validation: FieldValidation::parse(query.get("fieldValidation"))?,
+            validation,
             force: query.strict_truth("force")?.unwrap_or(false),
             options: json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"}),
+            warnings: asked.warnings.clone(),
             ..WriteOptions::of(asked.user.clone(), &manager, self.now())
         })
     }
@@ -74,17 +85,20 @@ impl Api {
             options.validation.judge(decoded.findings)?;
             Ok(decoded.value)
         };
-        let success = |warnings: Vec<String>| {
+        let success = || -> Result<Response<Body>> {
             let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
             let encoding = asked.form().map_or(Encoding::Json, |form| form.encoding);
-            let mut response =
-                form::tree(StatusCode::CREATED, &status, encoding, facts::kind("v1", "Status"));
-            form::warn(&mut response, &warnings);
-            Ok(response)
+            Ok(form::tree(StatusCode::CREATED, &status, encoding, facts::kind("v1", "Status")))
         };
         match (target.served.resource.plural, target.subresource) {
-            ("pods", "binding") => success(self.bind(target, &read()?, options).await?),
-            ("pods", "eviction") => success(self.evict(target, &read()?, options).await?),
+            ("pods", "binding") => {
+                self.bind(target, &read()?, options).await?;
+                success()
+            }
+            ("pods", "eviction") => {
+                self.evict(target, &read()?, options).await?;
+                success()
+            }
             ("serviceaccounts", "token") => self.token(asked, target, read()?, options).await,
             (_, other) => Err(ApiError::NotImplemented(format!("writing {other}"))),
         }
@@ -130,7 +144,7 @@ impl Api {
             let live = live.cloned().ok_or_else(|| target.not_found())?;
             let patched = patch.apply(live, served.ty).map_err(patch_error)?;
             let decoded = decode::normalize(patched, served.ty)
-                .map_err(|error| ApiError::Inapplicable(format!("the patched object is wrong: {error}")))?;
+                .map_err(|error| unreadable(&asked.body, &error.to_string()))?;
             let Decoded { value: mut object, findings } = decoded;
             body::check_kind(&mut object, expected)?;
             Ok(Made::Changed(Input { object, findings: [found.clone(), findings].concat() }))
@@ -169,13 +183,12 @@ impl Api {
         let deleted = self.delete(target, &how, &options).await?;
         let later = !deleted.gone && how.orphan_dependents == Some(false);
         let code = if later { StatusCode::ACCEPTED } else { StatusCode::OK };
-        let mut response = if deleted.gone && !ANSWERED_WITH_OBJECT.contains(&target.served.resource.plural) {
+        let response = if deleted.gone && !ANSWERED_WITH_OBJECT.contains(&target.served.resource.plural) {
             self.gone(asked, &target, &deleted)?
         } else {
             let shown = Shown { bytes: &deleted.value, revision: Some(deleted.revision) };
             self.object(asked, target.served, shown, code)?
         };
-        form::warn(&mut response, &deleted.warnings);
         Ok(response)
     }
 
@@ -257,8 +270,7 @@ impl Api {
     fn written(&self, asked: &Asked, target: &Target<'_>, written: &Written) -> Result<Response<Body>> {
         let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
         let shown = Shown { bytes: &written.value, revision: written.revision };
-        let mut response = self.object(asked, target.served, shown, code)?;
-        form::warn(&mut response, &written.warnings);
+        let response = self.object(asked, target.served, shown, code)?;
         Ok(response)
     }
 }
@@ -306,6 +318,14 @@ fn patch_error(error: PatchError) -> ApiError {
         PatchError::Malformed(why) => ApiError::BadRequest(why),
         PatchError::TooMany(_) => ApiError::TooLarge(patch::MOST_COPIED_BYTES),
         PatchError::Inapplicable(why) => ApiError::Inapplicable(why),
-        PatchError::Unmergeable(why) => ApiError::Internal(why),
+        PatchError::Unmergeable(why) => ApiError::Failed(why),
     }
+}
+
+/// A patched object that is no object of its kind any more.
+fn unreadable(body: &[u8], problem: &str) -> ApiError {
+    let path = minik_apimachinery::field::Path::new("patch");
+    let text = String::from_utf8_lossy(body).into_owned();
+    let error = minik_apimachinery::field::FieldError::invalid(&path, text, problem);
+    ApiError::Invalid { on: crate::error::Named::default(), errors: [error].into_iter().collect() }
 }

@@ -23,7 +23,10 @@ const TRIES: usize = 200;
 
 /// What a change makes of an object.
 pub enum Made {
-    /// The changed tree in the served version, normalized; its fields get their owner by comparison.
+    /// Another tree in the served version, normalized; its fields get their owner by comparison. Its uid must be that
+    /// of what is stored.
+    Replaced(Input),
+    /// The same of a tree that was changed.
     Changed(Input),
     /// A tree in the served version, whose fields have their owners already (server-side apply).
     Owned(Input),
@@ -37,7 +40,7 @@ impl Api {
     pub async fn update(&self, target: Target<'_>, input: Input, options: &WriteOptions) -> Result<Written> {
         let creates = target.served.resource.allow_create_on_update && target.subresource.is_empty();
         self.change(target, options, creates, &mut |_| {
-            Ok(Made::Changed(Input { object: input.object.clone(), findings: input.findings.clone() }))
+            Ok(Made::Replaced(Input { object: input.object.clone(), findings: input.findings.clone() }))
         })
         .await
     }
@@ -99,7 +102,7 @@ impl Api {
     ) -> Result<Written> {
         self.may_create(&target, &options.user)?;
         match make(None)? {
-            Made::Changed(mut input) => {
+            Made::Replaced(mut input) | Made::Changed(mut input) => {
                 if let Some(uid) = Some(input.object.meta("uid")).filter(|uid| !uid.is_empty()) {
                     return Err(target.conflict(format!(
                         "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
@@ -112,7 +115,12 @@ impl Api {
                 let step = Step::new(target, options);
                 let findings = options.validation.judge(input.findings)?;
                 findings.into_iter().for_each(|finding| step.warnings.push(finding));
-                self.finish_create(&step, input.object).await
+                let mut object = input.object;
+                body::check_namespace(&mut object, target.served.resource.namespaced(), target.namespace)?;
+                if object.meta("name") != target.name {
+                    return Err(name_mismatch(object.meta("name"), target.name));
+                }
+                self.finish_create(&step, object).await
             }
         }
     }
@@ -129,9 +137,10 @@ impl Api {
         let old = wire::tree(&record.value, Some(record.revision))?;
         let mut live = old.clone();
         served.to_served(&mut live);
-        let (input, owned) = match make(Some(&live))? {
-            Made::Changed(input) => (input, false),
-            Made::Owned(input) => (input, true),
+        let (input, owned, replaced) = match make(Some(&live))? {
+            Made::Replaced(input) => (input, false, true),
+            Made::Changed(input) => (input, false, false),
+            Made::Owned(input) => (input, true, false),
         };
         let findings = step.options.validation.judge(input.findings)?;
         findings.into_iter().for_each(|finding| step.warnings.push(finding));
@@ -149,7 +158,7 @@ impl Api {
         let attributes = step.attributes(self, Operation::Update, target.name, Some(&old));
         self.admission().admit(&attributes, &mut object)?;
         drop_duplicate_owners(step, &mut object);
-        check_revision(step, &mut object, &old)?;
+        check_revision(step, &mut object, &old, replaced)?;
         let Some(value) = self.finish_change(step, part, object, &old)? else {
             return Ok(None);
         };
@@ -165,7 +174,7 @@ impl Api {
         old: &Value,
     ) -> Result<Option<Changed>> {
         let (target, strategy, cx) = (step.target, step.target.served.strategy, step.context());
-        let mut allocation = self.allocators().begin();
+        let mut allocation = self.allocators().begin(step.options.dry_run);
         if part == Part::Main {
             strategy
                 .allocate(&mut object, Some(old), &mut allocation)
@@ -193,19 +202,12 @@ impl Api {
         record: Record,
         changed: Changed,
     ) -> Result<Option<Written>> {
-        let done = |value, revision, step: &Step<'_>| {
-            Ok(Some(Written {
-                value,
-                revision: Some(revision),
-                created: false,
-                warnings: step.warnings.take(),
-            }))
-        };
+        let done = |value, revision| Ok(Some(Written { value, revision: Some(revision), created: false }));
         if changed.value == record.value && !changed.ends {
-            return done(record.value, record.revision, step);
+            return done(record.value, record.revision);
         }
         if step.options.dry_run {
-            return done(changed.value, record.revision, step);
+            return done(changed.value, record.revision);
         }
         let key = self.key(&step.target)?;
         let storage = self.world().storage();
@@ -225,7 +227,7 @@ impl Api {
         if changed.allocation.gave() {
             self.world().reach(revision).await?;
         }
-        done(changed.value, revision, step)
+        done(changed.value, revision)
     }
 }
 
@@ -238,10 +240,10 @@ struct Changed {
 }
 
 /// Compares the revision and uid that the writer knows with what is stored.
-fn check_revision(step: &Step<'_>, object: &mut Value, old: &Value) -> Result<()> {
+fn check_revision(step: &Step<'_>, object: &mut Value, old: &Value, replaced: bool) -> Result<()> {
     let target = step.target;
     let (said, uid) = (object.meta("resourceVersion"), object.meta("uid"));
-    if !uid.is_empty() && uid != old.meta("uid") {
+    if replaced && !uid.is_empty() && uid != old.meta("uid") {
         return Err(target.conflict(format!(
             "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
             old.meta("uid")
@@ -280,7 +282,11 @@ fn carry(object: &mut Value, old: &Value, fields: &[&str]) {
 /// What only the system writes.
 pub(super) fn carry_system(object: &mut Value, old: &Value) {
     object.set_meta("selfLink", "");
-    carry(object, old, &["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"]);
+    // Another identity is refused later; none is the same one.
+    if object.meta("uid").is_empty() {
+        carry(object, old, &["uid"]);
+    }
+    carry(object, old, &["creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"]);
 }
 
 /// Whether an object that waits for its end has nothing left that holds it.

@@ -68,11 +68,7 @@ impl Api {
         let asked = object.meta("name").to_owned();
         self.admission().admit(&step.attributes(self, Operation::Create, &asked, None), &mut object)?;
         drop_duplicate_owners(step, &mut object);
-        if !object.meta("resourceVersion").is_empty() {
-            return Err(ApiError::Failed(
-                "resourceVersion should not be set on objects to be created".into(),
-            ));
-        }
+        let versioned = !matches!(object.meta("resourceVersion"), "" | "0");
         fill_metadata(&mut object, step, self.chance());
         let generated = asked.is_empty();
         for attempt in 1.. {
@@ -80,7 +76,7 @@ impl Api {
                 let name = generate_name(object.meta("generateName"), self.chance());
                 object.set_meta("name", &name);
             }
-            match self.try_create(step, object.clone()).await {
+            match self.try_create(step, object.clone(), versioned).await {
                 Err(ApiError::AlreadyExists(_)) if generated && attempt < TRIES => {}
                 result => return result,
             }
@@ -88,11 +84,11 @@ impl Api {
         unreachable!("the last try returns")
     }
 
-    async fn try_create(&self, step: &Step<'_>, mut object: Value) -> Result<Written> {
+    async fn try_create(&self, step: &Step<'_>, mut object: Value, versioned: bool) -> Result<Written> {
         let (served, cx) = (step.target.served, step.context());
         let strategy = served.strategy;
         let name = object.meta("name").to_owned();
-        let mut allocation = self.allocators().begin();
+        let mut allocation = self.allocators().begin(step.options.dry_run);
         strategy
             .allocate(&mut object, None, &mut allocation)
             .map_err(|error| step.strategy_error(&name, error))?;
@@ -107,7 +103,12 @@ impl Api {
         let value = wire::encode(&object);
         if step.options.dry_run {
             self.dry_create(step, &name).await?;
-            return Ok(Written { value, revision: None, created: true, warnings: step.warnings.take() });
+            return Ok(Written { value, revision: None, created: true });
+        }
+        if versioned {
+            return Err(ApiError::Failed(
+                "resourceVersion should not be set on objects to be created".into(),
+            ));
         }
         let key = self.key(&Target { name: &name, ..step.target })?;
         let expires = served.resource.has_ttl.then(|| step.options.now.as_second() + self.event_ttl());
@@ -121,7 +122,7 @@ impl Api {
             // What was given is remembered by the caches from here on.
             self.world().reach(revision).await?;
         }
-        Ok(Written { value, revision: Some(revision), created: true, warnings: step.warnings.take() })
+        Ok(Written { value, revision: Some(revision), created: true })
     }
 
     /// What is only tried is refused as well when the name is taken.
@@ -144,6 +145,10 @@ impl Api {
             return error;
         }
         fill_metadata(&mut object, step, self.chance());
+        let mut allocation = self.allocators().begin(true);
+        if let Err(error) = step.target.served.strategy.allocate(&mut object, None, &mut allocation) {
+            return step.strategy_error("", error);
+        }
         step.target.served.strategy.prepare_create(&mut object, &cx);
         let errors = step.target.served.strategy.check_create(&object, &cx);
         step.invalid("", errors)

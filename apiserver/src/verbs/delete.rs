@@ -64,8 +64,6 @@ pub struct Deleted {
     pub gone: bool,
     /// Its identity.
     pub uid: String,
-    /// Warnings for the client.
-    pub warnings: Vec<String>,
 }
 
 impl DeleteOptions {
@@ -152,9 +150,7 @@ impl Api {
         plan: Plan,
     ) -> Result<Option<Deleted>> {
         let uid = old.meta("uid").to_owned();
-        let deleted = |value, revision, gone| {
-            Ok(Some(Deleted { value, revision, gone, uid: uid.clone(), warnings: step.warnings.take() }))
-        };
+        let deleted = |value, revision, gone| Ok(Some(Deleted { value, revision, gone, uid: uid.clone() }));
         let key = self.key(&step.target)?;
         let storage = self.world().storage();
         let (result, value, gone) = match plan {

@@ -5,12 +5,12 @@
 
 mod change;
 pub(crate) use change::Made;
+pub(crate) use create::generate_name;
 mod create;
 mod delete;
 mod pods;
 mod read;
 
-pub(crate) use create::generate_name;
 pub(crate) use delete::invalid_options;
 pub use delete::{DeleteOptions, Deleted, Preconditions, Propagation};
 
@@ -29,6 +29,7 @@ use jiff::Timestamp;
 use minik_registry::{Context, StrategyError};
 use minik_storage::{Record, Revision};
 use serde_json::Value;
+use std::sync::Arc;
 
 /// What a request is about.
 #[derive(Clone, Copy)]
@@ -72,6 +73,8 @@ pub struct WriteOptions {
     pub now: Timestamp,
     /// The request's own options as admission sees them.
     pub options: Value,
+    /// Where warnings for the client go; they are told whether the write succeeds or not.
+    pub warnings: Arc<Warnings>,
 }
 
 impl WriteOptions {
@@ -85,6 +88,7 @@ impl WriteOptions {
             force: false,
             now,
             options: Value::Null,
+            warnings: Arc::default(),
         }
     }
 }
@@ -106,20 +110,20 @@ pub struct Written {
     pub revision: Option<Revision>,
     /// Whether it came to be.
     pub created: bool,
-    /// Warnings for the client.
-    pub warnings: Vec<String>,
 }
 
 /// Everything that a step of a write needs.
 pub(crate) struct Step<'a> {
     pub target: Target<'a>,
     pub options: &'a WriteOptions,
-    warnings: Warnings,
+    warnings: &'a Warnings,
 }
 
 impl<'a> Step<'a> {
     fn new(target: Target<'a>, options: &'a WriteOptions) -> Step<'a> {
-        Step { target, options, warnings: Warnings::default() }
+        // What an earlier try warned of is told by the next one again.
+        drop(options.warnings.take());
+        Step { target, options, warnings: &options.warnings }
     }
 
     fn context(&self) -> Context<'a> {
@@ -146,7 +150,7 @@ impl<'a> Step<'a> {
             options: &self.options.options,
             now: self.options.now,
             chance: api.chance(),
-            warnings: &self.warnings,
+            warnings: self.warnings,
         }
     }
 

@@ -16,16 +16,11 @@ use serde_json::{Value, json};
 const TRIES: usize = 200;
 
 impl Api {
-    /// Binds a Pod to a node, as a `Binding` says; gives warnings.
+    /// Binds a Pod to a node, as a `Binding` says.
     ///
     /// # Errors
     /// 409 when it has a node already or goes, 422 when the binding is wrong.
-    pub async fn bind(
-        &self,
-        target: Target<'_>,
-        binding: &Value,
-        options: &WriteOptions,
-    ) -> Result<Vec<String>> {
+    pub async fn bind(&self, target: Target<'_>, binding: &Value, options: &WriteOptions) -> Result<()> {
         self.world().caught_up().await?;
         let step = Step::new(target, options);
         let mut binding = binding.clone();
@@ -38,18 +33,15 @@ impl Api {
             let old = wire::tree(&record.value, Some(record.revision))?;
             let mut pod = old.clone();
             assign(&target, &mut pod, &binding, &time::seconds(options.now))?;
-            let mut live = old.clone();
-            target.served.to_served(&mut live);
-            self.own_changed(&step, &live, &mut pod);
             if options.dry_run {
-                return Ok(step.warnings.take());
+                return Ok(());
             }
             let key = self.key(&target)?;
             let value = wire::encode(&pod);
             match self.world().storage().put(&key, value, Expect::At(record.revision), None).await {
                 Ok(revision) => {
                     self.world().wrote(revision);
-                    return Ok(step.warnings.take());
+                    return Ok(());
                 }
                 Err(StorageError::Conflict(_)) => {}
                 Err(error) => return Err(store_error(&error)),
@@ -62,12 +54,7 @@ impl Api {
     ///
     /// # Errors
     /// What forbids its deletion.
-    pub async fn evict(
-        &self,
-        target: Target<'_>,
-        eviction: &Value,
-        options: &WriteOptions,
-    ) -> Result<Vec<String>> {
+    pub async fn evict(&self, target: Target<'_>, eviction: &Value, options: &WriteOptions) -> Result<()> {
         let how = self.eviction_options(eviction)?;
         let mut options = options.clone();
         if eviction.pointer("/deleteOptions/dryRun/0").is_some() {
@@ -86,7 +73,7 @@ impl Api {
         if !ended && !options.dry_run {
             self.mark_disrupted(Target { subresource: "status", ..target }, &options).await?;
         }
-        self.delete(plain, &how, &options).await.map(|deleted| deleted.warnings)
+        self.delete(plain, &how, &options).await.map(drop)
     }
 
     fn eviction_options(&self, eviction: &Value) -> Result<DeleteOptions> {

@@ -1,0 +1,11 @@
+//! The whole API without sockets, over a store in memory.
+
+#![allow(clippy::unwrap_used)]
+
+mod bad_input;
+mod client;
+mod compare;
+mod reads;
+mod recorded;
+mod watches;
+mod writes;
