@@ -106,12 +106,18 @@ pub struct Report {
     pub differences: Vec<String>,
 }
 
-/// Reads the recording.
+/// The node of the recording, as its Pods name it.
+const RECORDED_NODE: &str = "n1";
+
+/// Reads the recording, with `node` in the place of the node it was made on.
 ///
 /// # Errors
 /// The file cannot be read or is no recording.
-pub fn read(file: &Path) -> Result<Vec<Recorded>> {
+pub fn read(file: &Path, node: &str) -> Result<Vec<Recorded>> {
     let text = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    // As a node's name, and as what a command compares with.
+    let text = text.replace(&format!("\"{RECORDED_NODE}\""), &format!("\"{node}\""));
+    let text = text.replace(&format!("= {RECORDED_NODE} "), &format!("= {node} "));
     text.lines()
         .map(|line| {
             let mut recorded: Recorded = serde_json::from_str(line)?;

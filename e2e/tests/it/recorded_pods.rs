@@ -12,8 +12,8 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(150);
 
 #[test]
 fn every_recorded_pod_settles_as_on_a_stock_node() -> Result<()> {
-    let recorded = recorded_pods::read(Path::new(RECORDING))?;
     let cluster = TestCluster::up(1)?;
+    let recorded = recorded_pods::read(Path::new(RECORDING), &format!("{}-0", cluster.name))?;
     let archive = cluster.scratch().join("busybox.tar");
     std::fs::write(&archive, minik_testkit::image::busybox("docker.io/library/busybox:1")?.docker_archive())?;
     let said = cluster.minikctl(&["image", "load", archive.to_str().context("path")?])?;
