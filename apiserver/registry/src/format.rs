@@ -406,10 +406,18 @@ pub(crate) fn warn_ip(s: &str, path: &Path) -> Option<String> {
 
 /// Whether two or more addresses hold at most one of each version; `None` when one is no address.
 pub(crate) fn is_dual_stack(addresses: &[&str]) -> Option<bool> {
+    dual(addresses.iter().map(|s| parse_ip_sloppy(s)))
+}
+
+/// The same for ranges.
+pub(crate) fn are_dual_stack_ranges(ranges: &[&str]) -> Option<bool> {
+    dual(ranges.iter().map(|s| parse_cidr_sloppy(s).map(|(ip, _)| ip)))
+}
+
+fn dual(all: impl Iterator<Item = Option<IpAddr>>) -> Option<bool> {
     let mut seen = [false; 2];
-    for s in addresses {
-        let ip = parse_ip_sloppy(s.split('/').next().unwrap_or(s))?;
-        seen[usize::from(is_ipv6(&ip))] = true;
+    for ip in all {
+        seen[usize::from(is_ipv6(&ip?))] = true;
     }
     Some(seen == [true, true])
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::pod::resources::check_amount;
 use super::pod::scheduling::check_taint_effect;
-use crate::format::{self, check_cidr, invalid, is_dual_stack};
+use crate::format::{self, are_dual_stack_ranges, check_cidr, invalid};
 use crate::resource::*;
 use crate::strategy::SelectableFields;
 use crate::view::str_at;
@@ -201,7 +201,7 @@ fn check(node: &api::Node, errors: &mut ErrorList) {
     }
     if ranges.len() > 1 {
         let list: Vec<&str> = ranges.iter().map(String::as_str).collect();
-        let dual = is_dual_stack(&list);
+        let dual = are_dual_stack_ranges(&list);
         if dual.is_none() {
             errors.push(FieldError::internal(&path, "the versions of the ranges cannot be told"));
         }
