@@ -12,7 +12,8 @@ pub fn write(events: Option<&[Event]>, now: Timestamp, writer: &mut Writer) {
         return;
     }
     let mut events: Vec<&Event> = events.iter().collect();
-    events.sort_by_key(|event| last(event));
+    // As kubectl sorts them: those of the newer API have no such time and come first.
+    events.sort_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0));
     writer.line(0, "Events:");
     writer.line(1, "Type\tReason\tAge\tFrom\tMessage");
     writer.line(1, "----\t------\t----\t----\t-------");

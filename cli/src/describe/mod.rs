@@ -69,7 +69,10 @@ async fn execute(session: &Session, args: &Args, terminal: &mut Terminal<'_>) ->
         }
     }
     if texts.is_empty() && failures.is_empty() {
-        terminal.remark("No resources found");
+        terminal.remark(&match args.all_namespaces {
+            true => "No resources found".to_owned(),
+            false => format!("No resources found in {} namespace.", session.namespace),
+        });
     }
     for (at, text) in texts.iter().enumerate() {
         terminal.bytes(if at > 0 { b"\n\n" } else { b"" })?;

@@ -182,6 +182,7 @@ mod tests {
             "{range .items[*]}{range .status.addresses[*]}{.address};{end}{$.kind}{end}",
             "127.0.0.1;List127.0.0.2;127.0.0.3;List",
         );
+        check("{range.users[*]}{.name},{end}", "myself,e2e,");
         check("{range .users[*].name}{@}|{end}", "myself|e2e|");
     }
 

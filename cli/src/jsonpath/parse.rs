@@ -58,7 +58,7 @@ impl Parser<'_> {
 
     fn keyword(&mut self, word: &str) -> bool {
         match self.rest.strip_prefix(word) {
-            Some(rest) if rest.starts_with([' ', '}']) => {
+            Some(rest) if rest.starts_with([' ', '}', '.', '[', '@', '$']) => {
                 self.rest = rest;
                 true
             }
