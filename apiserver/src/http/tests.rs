@@ -109,8 +109,10 @@ async fn read(response: Response<Body>) -> (u16, Value) {
     )
 }
 
-/// Asks for codes and reasons.
-async fn check(server: &Server, cases: &[(&str, &[(&str, &str)], &str, u16, &str)]) {
+/// Request, headers, body, and what is answered: code and reason.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str, u16, &'a str);
+
+async fn check(server: &Server, cases: &[Case<'_>]) {
     for (request, headers, body, code, reason) in cases {
         let (seen, answer) = read(server.send(request, headers, body).await).await;
         let seen = (seen, answer["reason"].as_str().unwrap_or_default());
