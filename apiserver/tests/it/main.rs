@@ -7,5 +7,6 @@ mod client;
 mod compare;
 mod reads;
 mod recorded;
+mod service;
 mod watches;
 mod writes;
