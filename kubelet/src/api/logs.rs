@@ -5,6 +5,7 @@ use crate::core::view::{Instance, State as RunState};
 use crate::logs::{Alive, Wanted, send};
 use crate::runtime::{Observer, Runtime};
 use http::{Response, StatusCode};
+use k8s_openapi::api::core::v1 as api;
 use minik_cri::v1;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -85,6 +86,13 @@ fn wanted(query: &str, now: jiff::Timestamp) -> Result<Wanted, String> {
     })
 }
 
+/// The run that a status tells of as a container's last one.
+fn last_ended(status: &api::PodStatus, container: &str) -> Option<String> {
+    let statuses = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+    let status = statuses.filter(|one| one.name == container).find_map(|one| one.last_state.clone())?;
+    Some(status.terminated?.container_id?.split_once("://")?.1.to_owned())
+}
+
 /// The run of a container whose log is wanted.
 async fn find(
     state: &State,
@@ -110,7 +118,10 @@ async fn find(
     let mut runs = view.instances.iter().filter(|run| run.name == container);
     let latest = runs.next().filter(|run| run.state != RunState::Created);
     if previous {
-        let ended = runs.find(|run| run.state == RunState::Exited);
+        // The one that the status tells of; while a container waits, that is its newest.
+        let told = last_ended(&wanted.pod.status, container);
+        let of_status = told.and_then(|id| view.instances.iter().find(|run| run.id == id));
+        let ended = of_status.or_else(|| runs.find(|run| run.state == RunState::Exited));
         return ended.cloned().ok_or_else(|| {
             bad(format!("previous terminated container {container:?} in pod {pod:?} not found"))
         });

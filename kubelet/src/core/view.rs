@@ -117,15 +117,19 @@ impl PodView {
         self.instances.iter().filter(|one| one.is_alive())
     }
 
-    /// What nobody asks for any more: of each container all ended runs but the newest, and beside a running one one; of
-    /// sandboxes those that are not ready, hold no such run and are not the newest.
+    /// What nobody asks for any more: of each container all ended runs but the one before its newest run (its last state,
+    /// the log before); of sandboxes those that are not ready, hold no such run and are not the newest.
     pub fn superfluous(&self) -> (Vec<Instance>, Vec<String>) {
-        let mut kept: Vec<&str> = Vec::new();
+        let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
         let mut old = Vec::new();
-        for run in self.instances.iter().filter(|run| run.state == State::Exited) {
-            match kept.contains(&run.name.as_str()) {
-                true => old.push(run.clone()),
-                false => kept.push(&run.name),
+        for run in &self.instances {
+            let newer = seen.entry(&run.name).or_default();
+            // The newest counts in any case, of the others those that have ended.
+            if *newer >= 2 && run.state == State::Exited {
+                old.push(run.clone());
+            }
+            if *newer == 0 || run.state == State::Exited {
+                *newer += 1;
             }
         }
         let holds = |sandbox: &SandboxView| {
@@ -157,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_ended_run_of_each_container_is_kept() {
+    fn the_run_before_the_newest_is_kept() {
         let run = |name: &str, attempt: u32, state, sandbox: &str| Instance {
             id: format!("{name}{attempt}"),
             name: name.into(),
@@ -175,11 +179,13 @@ mod tests {
                 run("c", 1, State::Exited, "held"),
                 run("c", 2, State::Running, "new"),
                 run("d", 0, State::Exited, "new"),
+                run("d", 1, State::Exited, "new"),
+                run("d", 2, State::Exited, "new"),
             ],
         };
         view.sort();
         let (runs, sandboxes) = view.superfluous();
-        assert_eq!(runs.iter().map(|run| run.id.as_str()).collect::<Vec<_>>(), ["c0"]);
+        assert_eq!(runs.iter().map(|run| run.id.as_str()).collect::<Vec<_>>(), ["c0", "d0"]);
         assert_eq!(sandboxes, ["old"]);
     }
 }

@@ -169,7 +169,6 @@ impl NodeFacts {
             node_info: Some(self.info()),
             features: self.features.features.as_ref().map(|features| api::NodeFeatures {
                 supplemental_groups_policy: Some(features.supplemental_groups_policy),
-                ..Default::default()
             }),
             runtime_handlers: self.handlers(),
             ..Default::default()
