@@ -2,6 +2,7 @@
 
 mod cluster;
 mod controllers;
+mod images;
 mod kubectl;
 mod minikctl;
 mod pods;

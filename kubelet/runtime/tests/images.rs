@@ -397,7 +397,7 @@ async fn refusals_are_told_in_the_usual_words() {
         pull_error(&fixture, &name).await,
         format!(
             "failed to pull and unpack image \"{name}\": failed to resolve reference \"{name}\": failed to do request: \
-             Get \"http://{down}/v2/absent/manifests/1\": connection refused"
+             Get \"http://{down}/v2/absent/manifests/1\": dial tcp {down}: connect: connection refused"
         )
     );
     let error = pull_error(&fixture, "UPPER/x:::").await;

@@ -317,11 +317,29 @@ fn request_words(error: &(impl std::error::Error + ?Sized)) -> String {
         source = error.source();
     }
     let url = reasons[0].split_once("url (").and_then(|(_, rest)| rest.split_once(')')).map(|(url, _)| url);
-    let reason = reasons.last().map_or("", |reason| reason.split(" (os error").next().unwrap_or(reason));
+    let reason = reasons.last().map_or("", String::as_str);
     match url {
-        Some(url) => format!("Get \"{url}\": {}", lower_first(reason)),
+        Some(url) => format!("Get \"{url}\": {}", dial_words(url, reason)),
         None => reasons.join(": "),
     }
+}
+
+/// A connection's failure as it is known from other tools: `dial tcp 10.0.0.1:5000: connect: connection refused`.
+fn dial_words(url: &str, reason: &str) -> String {
+    const CONNECTING: &[&str] =
+        &["Connection refused", "Network is unreachable", "No route to host", "Connection timed out"];
+    let host = url.split_once("://").map_or(url, |(_, rest)| rest).split('/').next().unwrap_or_default();
+    if reason.starts_with("failed to lookup address information") {
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        return format!("dial tcp: lookup {name}: no such host");
+    }
+    let reason = reason.split(" (os error").next().unwrap_or(reason);
+    if CONNECTING.contains(&reason) {
+        let port = if url.starts_with("http:") { 80 } else { 443 };
+        let target = if host.contains(':') { host.to_owned() } else { format!("{host}:{port}") };
+        return format!("dial tcp {target}: connect: {}", lower_first(reason));
+    }
+    lower_first(reason)
 }
 
 fn lower_first(text: &str) -> String {
@@ -340,6 +358,23 @@ mod tests {
         }
         for domain in ["docker.io", "10.0.0.1:5000", "localhost.example", "[fd00::1]:5000"] {
             assert!(!is_loopback(domain), "{domain}");
+        }
+    }
+
+    #[test]
+    fn failures_to_connect_are_worded_as_elsewhere() {
+        let refused = "Connection refused (os error 111)";
+        for (url, reason, words) in [
+            ("http://127.0.0.1:5000/v2/", refused, "dial tcp 127.0.0.1:5000: connect: connection refused"),
+            ("https://r.example/v2/", refused, "dial tcp r.example:443: connect: connection refused"),
+            (
+                "https://r.example:5000/v2/",
+                "failed to lookup address information: Name or service not known",
+                "dial tcp: lookup r.example: no such host",
+            ),
+            ("https://r.example/v2/", "Unexpected end of file", "unexpected end of file"),
+        ] {
+            assert_eq!(dial_words(url, reason), words);
         }
     }
 
