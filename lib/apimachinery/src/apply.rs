@@ -7,7 +7,7 @@
 //!                                                                                └──> normalize, defaults ──> new
 //! ```
 //!
-//! Ownership is by path: the [schema](schema) of a place says whether a list or map is owned as one or by its items.
+//! Ownership is by path: the schema of a place says whether a list or map is owned as one or by its items.
 //! Objects are in the version of the request; an entry of another version is looked at through [`Versions`].
 
 mod filter;
