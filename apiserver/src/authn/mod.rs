@@ -4,6 +4,7 @@
 //! Nobody is anonymous but for health and version, which is decided in [`crate::authz`]; a credential that is shown and
 //! wrong is refused even there.
 
+pub mod impersonate;
 mod token;
 pub mod token_request;
 

@@ -18,7 +18,7 @@ pub use body::{Body, full};
 use crate::admission::Warnings;
 use crate::api::Api;
 use crate::audit::{AuditLevel, Entry};
-use crate::authn::{Peer, UserInfo};
+use crate::authn::{Peer, UserInfo, impersonate};
 use crate::authz::Attributes;
 use crate::body::MOST_BYTES;
 use crate::error::{ApiError, Result};
@@ -152,7 +152,9 @@ impl Api {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let user = self.inner().authn.user(peer, &headers, self.now())?;
+        // The audit line tells who really asked.
         told.user = user.clone();
+        let user = impersonate::effective(&user, &headers, |attributes| self.authorize(attributes))?;
         self.authorize(&Attributes::of(&user, &told.info))?;
         if let Some(target) = self.handed_on(&told.info)? {
             let body = read_body(body).await?;
