@@ -15,6 +15,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a program may take.
@@ -136,7 +137,8 @@ impl TestCluster {
     pub fn up_with(nodes: u8, flags: &[&str]) -> Result<TestCluster> {
         let lock = Lock::take()?;
         let dir = tempfile::Builder::new().prefix("minik-e2e-").tempdir()?;
-        let name = format!("e2e{}", std::process::id());
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let name = format!("e2e{}-{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
         let before = Machine::look(&[&name]);
         let kubeconfig = dir.path().join("kubeconfig");
         let cluster = TestCluster { name, kubeconfig, dir, before, finished: false, _lock: lock };

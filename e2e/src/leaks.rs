@@ -129,7 +129,8 @@ fn processes(marks: &[&str], lines: &mut BTreeSet<String>) {
         let read = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).replace('\0', " ");
         let (command, cgroup) = (text(read("cmdline")), text(read("cgroup")));
-        if pid != own && marks.iter().any(|mark| command.contains(mark) || cgroup.contains(mark)) {
+        // The dead whom nobody has waited for yet have no command line.
+        if pid != own && !command.is_empty() && marks.iter().any(|mark| command.contains(mark) || cgroup.contains(mark)) {
             lines.insert(format!("process {pid} {command}"));
         }
     }

@@ -46,7 +46,7 @@ fn a_pod_runs_from_a_file_by_minikctl() -> Result<()> {
     assert_eq!(logs.out, "hello from web\n", "{logs:?}");
     assert_eq!(cluster.kubectl_ok("logs web", "")?, logs.out);
     let described = cluster.minikctl(&["describe", "pod", "web"])?;
-    for text in ["Name:", "Node:", "Started container main", "Successfully assigned default/web"] {
+    for text in ["Name:", "Node:", "Container started", "Successfully assigned default/web"] {
         ensure!(described.out.contains(text), "{text:?} is not in\n{}", described.out);
     }
     let deleted = cluster.minikctl(&["delete", "pod", "web"])?;
