@@ -48,6 +48,23 @@ pub fn kubectl_program() -> Result<PathBuf> {
     found.into_iter().find(|file| file.is_file()).context("install kubectl first: scripts/test does it")
 }
 
+/// Words as a shell would split them, with single quotes as the only quotes.
+fn split(words: &str) -> Vec<String> {
+    let (mut found, mut word, mut quoted) = (Vec::new(), None::<String>, false);
+    for c in words.chars() {
+        match c {
+            '\'' => {
+                quoted = !quoted;
+                word.get_or_insert_default();
+            }
+            ' ' if !quoted => found.extend(word.take()),
+            _ => word.get_or_insert_default().push(c),
+        }
+    }
+    found.extend(word);
+    found
+}
+
 /// What a program printed, and how it ended.
 #[derive(Debug, Clone)]
 pub struct Said {
@@ -209,7 +226,7 @@ impl TestCluster {
         run(self.command(&programs()?.join("minikctl")).args(args), input)
     }
 
-    /// Runs the real kubectl with these words, split at spaces.
+    /// Runs the real kubectl with these words, split at spaces outside single quotes.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -222,8 +239,7 @@ impl TestCluster {
     /// # Errors
     /// When it cannot be started.
     pub fn kubectl_with(&self, words: &str, input: &str) -> Result<Said> {
-        let args: Vec<&str> = words.split_whitespace().collect();
-        run(self.command(&kubectl_program()?).args(args), input)
+        run(self.command(&kubectl_program()?).args(split(words)), input)
     }
 
     /// Runs the real kubectl with further variables in its environment.
@@ -232,7 +248,7 @@ impl TestCluster {
     /// When it cannot be started.
     pub fn kubectl_env(&self, words: &str, variables: &[(&str, &OsStr)]) -> Result<Said> {
         let mut command = self.command(&kubectl_program()?);
-        command.args(words.split_whitespace()).envs(variables.iter().copied());
+        command.args(split(words)).envs(variables.iter().copied());
         run(&mut command, "")
     }
 
@@ -343,5 +359,18 @@ pub fn eventually<T>(limit: Duration, mut look: impl FnMut() -> Result<T, String
             // bounded: by the limit above
             Err(_) => std::thread::sleep(Duration::from_millis(20)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::split;
+
+    #[test]
+    fn words_are_split_outside_quotes() {
+        assert_eq!(
+            split("get pods  -o 'jsonpath={range .items[*]}{end}' ''"),
+            ["get", "pods", "-o", "jsonpath={range .items[*]}{end}", ""]
+        );
     }
 }

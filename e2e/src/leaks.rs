@@ -130,7 +130,10 @@ fn processes(marks: &[&str], lines: &mut BTreeSet<String>) {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).replace('\0', " ");
         let (command, cgroup) = (text(read("cmdline")), text(read("cgroup")));
         // The dead whom nobody has waited for yet have no command line.
-        if pid != own && !command.is_empty() && marks.iter().any(|mark| command.contains(mark) || cgroup.contains(mark)) {
+        if pid != own
+            && !command.is_empty()
+            && marks.iter().any(|mark| command.contains(mark) || cgroup.contains(mark))
+        {
             lines.insert(format!("process {pid} {command}"));
         }
     }
