@@ -67,7 +67,8 @@ pub fn effective(
     for (key, value) in &extras {
         may(AUTHENTICATION, "userextras", key, "", value)?;
     }
-    let mut other = UserInfo { uid: uid.unwrap_or_default(), groups, name, ..UserInfo::default() };
+    let mut other =
+        UserInfo { uid: uid.unwrap_or_default(), groups, name: name.clone(), ..UserInfo::default() };
     for (key, value) in extras {
         other.extra.entry(key).or_default().push(value);
     }
