@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+mod device_filter;
 mod limits;
 
 /// The controllers of version 1 that containers are put under.

@@ -196,7 +196,8 @@ fn mount_overlay(path: &Path, layers: &Layers, point: &OwnedFd) -> Result<Root, 
         format!("lowerdir={},upperdir={},workdir={}", lower.join(":"), by_number(upper), by_number(work));
     let data = std::ffi::CString::new(data).map_err(|_| failed(Errno::INVAL))?;
     let target = by_number(point);
-    mount("overlay", target.as_str(), "overlay", MountFlags::empty(), Some(data.as_c_str())).map_err(failed)?;
+    mount("overlay", target.as_str(), "overlay", MountFlags::empty(), Some(data.as_c_str()))
+        .map_err(failed)?;
     // What was opened before lies under the new mount; only the path leads to what is on top.
     folder(path).map(Root::new)
 }

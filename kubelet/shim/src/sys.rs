@@ -201,6 +201,48 @@ pub fn ignore_children() {
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
 
+/// Attaches a program that decides on devices (`BPF_PROG_TYPE_CGROUP_DEVICE`) to a cgroup of version 2.
+///
+/// # Errors
+/// What the kernel says.
+pub fn attach_device_program(cgroup: impl AsFd, program: &[u64]) -> Result<(), Errno> {
+    const LOAD: c_int = 5;
+    const ATTACH: c_int = 8;
+    const CGROUP_DEVICE_PROGRAM: u32 = 15;
+    const CGROUP_DEVICE: u32 = 6;
+    const ALLOW_MULTI: u32 = 2;
+    /// The part of `union bpf_attr` that both calls use; the kernel takes what is missing as zero.
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        count: u32,
+        instructions: u64,
+        license: u64,
+        log: [u64; 2],
+        version: u32,
+        flags: u32,
+    }
+    let load = Load {
+        kind: CGROUP_DEVICE_PROGRAM,
+        count: program.len() as u32,
+        instructions: program.as_ptr() as u64,
+        license: c"Apache-2.0".as_ptr() as u64,
+        log: [0; 2],
+        version: 0,
+        flags: 0,
+    };
+    // SAFETY: the program and the licence live through the call, which copies them; the descriptor is new and owned by
+    // nobody.
+    let loaded = unsafe {
+        let fd = check(libc::syscall(libc::SYS_bpf, LOAD, &raw const load, std::mem::size_of::<Load>()))?;
+        OwnedFd::from_raw_fd(fd as RawFd)
+    };
+    let attach = [cgroup.as_fd().as_raw_fd() as u32, loaded.as_raw_fd() as u32, CGROUP_DEVICE, ALLOW_MULTI];
+    // SAFETY: the arguments are valid for the call.
+    check(unsafe { libc::syscall(libc::SYS_bpf, ATTACH, attach.as_ptr(), std::mem::size_of_val(&attach)) })
+        .map(drop)
+}
+
 /// Becomes another program.
 ///
 /// # Errors

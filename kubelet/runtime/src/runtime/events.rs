@@ -27,12 +27,19 @@ impl Runtime {
                     let _ = waiter.send(exit);
                 }
             }
+            // Whoever stops the sandbox has killed it, and tells so.
+            Event::PauseExited { .. } if self.is_being_stopped(sandbox) => {}
             Event::PauseExited { .. } => {
                 tracing::warn!(sandbox, "the pause process has ended");
                 self.change_sandbox(sandbox, |record| record.ready = false);
                 self.happened(sandbox, sandbox, ContainerEventType::ContainerStoppedEvent);
             }
         }
+    }
+
+    fn is_being_stopped(&self, sandbox: &str) -> bool {
+        let state = self.state();
+        state.sandboxes.get(sandbox).is_some_and(|found| found.turn.try_lock().is_err())
     }
 
     pub(super) fn exited(&self, sandbox: &str, container: &str, exit: &Exit) {

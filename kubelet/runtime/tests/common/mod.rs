@@ -33,7 +33,7 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Result<T, 
 }
 
 /// The shim's program, as new as the sources.
-fn shim() -> PathBuf {
+pub fn shim() -> PathBuf {
     // Where there is no cargo: a bare root that the tests are tried in.
     if let Some(path) = std::env::var_os("MINIK_TEST_SHIM") {
         return path.into();

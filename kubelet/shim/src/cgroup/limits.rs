@@ -1,6 +1,6 @@
 //! Limits, as each version's files want them.
 
-use super::{Cgroup, CgroupError, DeviceRule, Limits, write};
+use super::{Cgroup, CgroupError, DeviceRule, Limits, device_filter, write};
 use std::path::Path;
 
 /// What every container may do with devices: make any node, and use the harmless ones.
@@ -74,13 +74,17 @@ impl Cgroup {
 
     /// Allows these devices, the common ones, and no other.
     pub(super) fn allow_devices(&self, devices: &[DeviceRule]) -> Result<(), CgroupError> {
+        let all: Vec<_> = common_devices().into_iter().chain(devices.iter().cloned()).collect();
         if self.is_unified() {
-            return Ok(());
+            return match self.folder("") {
+                Some(folder) => device_filter::attach(folder, &all),
+                None => Ok(()),
+            };
         }
         let Some(folder) = self.folder("devices") else { return Ok(()) };
         write(&folder.join("devices.deny"), "a")?;
         let number = |number: Option<u32>| number.map_or("*".to_owned(), |number| number.to_string());
-        for rule in common_devices().iter().chain(devices) {
+        for rule in &all {
             let (major, minor) = (number(rule.major), number(rule.minor));
             let line = format!("{} {major}:{minor} {}", rule.kind, rule.access);
             write(&folder.join("devices.allow"), &line)?;
@@ -96,7 +100,8 @@ fn weight(shares: i64) -> i64 {
 
 fn update_v2(folder: &Path, limits: &Limits) -> Result<(), CgroupError> {
     let set = |file: &str, value: String| write(&folder.join(file), &value);
-    if limits.cpu_shares > 0 {
+    // A weight is a wish: where the controller is not handed down there is nobody to weigh against.
+    if limits.cpu_shares > 0 && folder.join("cpu.weight").exists() {
         set("cpu.weight", weight(limits.cpu_shares).to_string())?;
     }
     if limits.cpu_quota_us != 0 || limits.cpu_period_us > 0 {
