@@ -35,6 +35,7 @@ mod service;
 pub mod status;
 mod upkeep;
 mod volumes;
+mod watches;
 mod worker;
 
 pub use config::{ApiConfig, Config, Flags, TaintFlag};

@@ -117,6 +117,12 @@ impl Objects {
         }
     }
 
+    /// Whether one of a Pod's tokens is to be renewed.
+    pub fn is_due(&self, uid: &str) -> bool {
+        let now = self.clock.now();
+        self.tokens().iter().any(|(key, token)| key.uid == uid && !token.is_fresh(now))
+    }
+
     /// Forgets a Pod's tokens.
     pub fn forget(&self, uid: &str) {
         self.tokens().retain(|key, _| key.uid != uid);

@@ -16,6 +16,7 @@ use crate::runtime::{GrpcRuntime, Runtime};
 use crate::status::writer::StatusWriter;
 use crate::upkeep::Upkeep;
 use crate::volumes::Volumes;
+use crate::watches::Watches;
 use crate::worker::Context;
 use futures::StreamExt;
 use minik_client::{Backoff, EventApi, EventRecorder, Informer, Reporter, Source};
@@ -162,6 +163,7 @@ pub(crate) async fn run_with(
     let mailboxes = Mailboxes::default();
     let context = Arc::new(Context {
         mailboxes: mailboxes.clone(),
+        watches: Watches::new(client.clone(), config.chance.clone(), mailboxes.clone()),
         metrics: Metrics::new(&config.metrics, &config.node_name)?,
         images: Images::new(runtime.clone(), config.clock.clone()),
         volumes: Volumes::new(&config.root_dir, objects.clone()),

@@ -389,6 +389,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn grpc_health_decides() {
+        let (reporter, service) = tonic_health::server::health_reporter();
+        reporter.set_service_status("up", tonic_health::ServingStatus::Serving).await;
+        reporter.set_service_status("down", tonic_health::ServingStatus::NotServing).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        let server = tonic::transport::Server::builder().add_service(service);
+        let task = tokio::spawn(server.serve_with_incoming(incoming));
+        let limit = Duration::from_secs(5);
+        assert_eq!(grpc_check("127.0.0.1", port, "up", limit).await, Checked::Success(None));
+        let down = Checked::Failure("service unhealthy (responded with \"NOT_SERVING\")".into());
+        assert_eq!(grpc_check("127.0.0.1", port, "down", limit).await, down);
+        let unknown = grpc_check("127.0.0.1", port, "other", limit).await;
+        assert!(
+            matches!(&unknown, Checked::Failure(words) if words.starts_with("error: health rpc probe failed"))
+        );
+        task.abort();
+    }
+
+    #[tokio::test]
     async fn a_refused_connection_fails() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();

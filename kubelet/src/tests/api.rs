@@ -25,6 +25,7 @@ struct Kept {
     watchers: Vec<(String, mpsc::UnboundedSender<Value>)>,
     revision: u64,
     events: Vec<String>,
+    tokens: u32,
 }
 
 impl Kept {
@@ -141,6 +142,12 @@ impl Server {
                 let event: Value = serde_json::from_slice(body).unwrap();
                 kept.events.push(event["reason"].as_str().unwrap().to_owned());
                 (201, event)
+            }
+            "POST" if path.ends_with("/token") => {
+                let mut object: Value = serde_json::from_slice(body).unwrap();
+                kept.tokens += 1;
+                object["status"] = json!({"token": format!("token{}", kept.tokens), "expirationTimestamp": "2027-01-15T09:00:00Z"});
+                (201, object)
             }
             "POST" => {
                 let mut object: Value = serde_json::from_slice(body).unwrap();

@@ -331,3 +331,74 @@ async fn init_containers_and_sidecars_come_first() {
     assert_eq!(running.runtime.order(), ["i", "s", "c"]);
     running.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_ends_in_order() {
+    let running = Running::start();
+    let mut spec = one("Always", &["sleep"]);
+    spec["containers"][0]["lifecycle"] = json!({"preStop": {"exec": {"command": ["note", "hook"]}}});
+    spec["initContainers"] = json!([
+        {"name": "s1", "image": "busybox:1", "command": ["sleep"], "restartPolicy": "Always"},
+        {"name": "s2", "image": "busybox:1", "command": ["sleep"], "restartPolicy": "Always"}]);
+    running.create("p", spec);
+    running.until_phase("p", "Running").await;
+    running.server.mark_deleted("/api/v1/namespaces/s/pods/p", 8);
+    running.until_gone("p").await;
+    assert_eq!(running.runtime.ends(), ["hook", "c", "s2", "s1"]);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn volumes_follow_their_objects() {
+    let running = Running::start();
+    let maps = "/api/v1/namespaces/s/configmaps";
+    let map = |text: &str| json!({"metadata": {"name": "m", "namespace": "s"}, "data": {"k": text}});
+    running.server.put(maps, map("one"));
+    let mut spec = one("Always", &["sleep"]);
+    spec["containers"][0]["volumeMounts"] =
+        json!([{"name": "m", "mountPath": "/m"}, {"name": "d", "mountPath": "/d"}]);
+    let label = json!({"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}});
+    spec["volumes"] =
+        json!([{"name": "m", "configMap": {"name": "m"}}, {"name": "d", "downwardAPI": {"items": [label]}}]);
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    running.create("p", spec);
+    running.until_phase("p", "Running").await;
+    let volumes = running.dir.path().join("kubelet/pods/uid-p/volumes");
+    let read = |path: &str| std::fs::read_to_string(volumes.join(path)).unwrap_or_default();
+    assert_eq!(read("kubernetes.io~configmap/m/k"), "one");
+    // The watch begins after the volume was made.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    running.server.put(maps, map("two"));
+    let mut pod = running.pod("p").unwrap();
+    pod["metadata"]["labels"] = json!({"a": "b"});
+    running.server.put("/api/v1/namespaces/s/pods", pod);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(read("kubernetes.io~configmap/m/k"), "two");
+    assert_eq!(read("kubernetes.io~downward-api/d/labels"), "a=\"b\"");
+    running.server.mark_deleted("/api/v1/namespaces/s/pods/p", 1);
+    running.until_gone("p").await;
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_are_renewed_in_time() {
+    let clock: Arc<dyn Clock> = Arc::new(PausedClock(tokio::time::Instant::now()));
+    let objects = crate::objects::Objects::new(Server::new().client(), clock);
+    let key = crate::objects::TokenKey {
+        namespace: "s".into(),
+        account: "default".into(),
+        pod: "p".into(),
+        uid: "u".into(),
+        audience: String::new(),
+        seconds: 3600,
+    };
+    assert_eq!(objects.token(&key).await.unwrap(), "token1");
+    tokio::time::sleep(Duration::from_secs(2800)).await;
+    assert!(!objects.is_due("u"));
+    assert_eq!(objects.token(&key).await.unwrap(), "token1");
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    assert!(objects.is_due("u"));
+    assert_eq!(objects.token(&key).await.unwrap(), "token2");
+}

@@ -25,6 +25,7 @@ struct Kept {
     sandboxes: Vec<v1::PodSandboxStatus>,
     containers: Vec<(String, v1::ContainerStatus, v1::ContainerConfig)>,
     started: Vec<String>,
+    ended: Vec<String>,
     made: u32,
     is_unready: bool,
 }
@@ -74,6 +75,11 @@ impl FakeRuntime {
     /// Names of containers in the order of their starts.
     pub fn order(&self) -> Vec<String> {
         self.kept.lock().unwrap().started.clone()
+    }
+
+    /// Names of containers in the order of their ends, and commands that were executed in between.
+    pub fn ends(&self) -> Vec<String> {
+        self.kept.lock().unwrap().ended.clone()
     }
 
     pub fn env_of(&self, pod: &str) -> Vec<String> {
@@ -240,6 +246,9 @@ impl Runtime for FakeRuntime {
         tokio::time::sleep(Duration::from_secs(grace_seconds as u64)).await;
         let now = self.now();
         let mut kept = self.kept.lock().unwrap();
+        let kept = &mut *kept;
+        let name = kept.containers.iter().find(|(_, one, _)| one.id == id);
+        kept.ended.extend(name.map(|(.., config)| config.metadata.as_ref().unwrap().name.clone()));
         for (_, status, _) in kept.containers.iter_mut().filter(|(_, one, _)| one.id == id) {
             end(status, 137, now);
             self.tell(status);
@@ -262,6 +271,10 @@ impl Runtime for FakeRuntime {
 
     async fn exec(&self, _: &str, command: &[String], _: Duration) -> Answer<Executed> {
         match command[0].as_str() {
+            "note" => {
+                self.kept.lock().unwrap().ended.push(command[1].clone());
+                Ok(Executed::default())
+            }
             "true" => Ok(Executed::default()),
             "false" => Ok(Executed { exit_code: 1, output: Vec::new() }),
             other => Err(absent(other)),

@@ -57,6 +57,7 @@ impl Worker {
         context.volumes.tear_down(pod.uid()).await.map_err(|error| minik_component::chain(&error))?;
         context.cgroups.remove(pod.uid()).await.map_err(|error| minik_component::chain(&error))?;
         context.images.forget(pod.uid());
+        context.watches.forget(pod.uid());
         Ok(())
     }
 

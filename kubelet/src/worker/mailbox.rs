@@ -30,13 +30,19 @@ pub struct Mailbox {
     wanted: Mutex<Wanted>,
     notify: Notify,
     changed: AtomicBool,
+    stale: AtomicBool,
 }
 
 impl Mailbox {
     /// A mailbox with a Pod in it.
     pub fn new(pod: Arc<PodObject>) -> Mailbox {
         let wanted = Wanted { pod, is_gone: false, verdict: None };
-        Mailbox { wanted: Mutex::new(wanted), notify: Notify::new(), changed: AtomicBool::new(true) }
+        Mailbox {
+            wanted: Mutex::new(wanted),
+            notify: Notify::new(),
+            changed: AtomicBool::new(true),
+            stale: AtomicBool::new(false),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Wanted> {
@@ -70,6 +76,17 @@ impl Mailbox {
     pub fn look(&self) {
         self.changed.store(true, Ordering::SeqCst);
         self.notify.notify_one();
+    }
+
+    /// Something that the Pod mounts has changed.
+    pub fn refresh(&self) {
+        self.stale.store(true, Ordering::SeqCst);
+        self.look();
+    }
+
+    /// Whether something that the Pod mounts has changed since this was asked last.
+    pub fn take_stale(&self) -> bool {
+        self.stale.swap(false, Ordering::SeqCst)
     }
 
     /// Returns once something has happened since the last [`Mailbox::take`], or after a while.

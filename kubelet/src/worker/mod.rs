@@ -33,11 +33,13 @@ use crate::runtime::{Observer, Runtime};
 use crate::status::writer::StatusWriter;
 use crate::status::{self, Facts};
 use crate::volumes::Volumes;
+use crate::watches::Watches;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as api;
 use minik_client::EventType::{Normal, Warning};
 use minik_client::{EventRecorder, Informer};
 use minik_component::Clock;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +47,8 @@ use std::time::Duration;
 const RETRY: Duration = Duration::from_secs(10);
 /// A look at a Pod at which nothing seems to happen: refreshes volumes, notices what no event told.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// Volumes are brought up to date when something tells that they must; and now and then, should nothing have told.
+const REFRESH_EVERY: Duration = Duration::from_secs(600);
 /// Waits after a failure of the runtime or of volumes, doubled.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LONGEST_RETRY: Duration = Duration::from_secs(122);
@@ -71,6 +75,8 @@ pub struct Context {
     pub cgroups: Cgroups,
     /// The workers, to know what the node's other Pods take.
     pub mailboxes: Mailboxes,
+    /// Watches of what Pods mount.
+    pub watches: Watches,
     /// Metrics.
     pub metrics: Metrics,
     /// Services, for variables.
@@ -127,6 +133,8 @@ pub struct Worker {
     born: Duration,
     /// When volumes were brought up to date last.
     refreshed: Duration,
+    /// The labels and annotations that volumes may tell of.
+    fields: Option<(BTreeMap<Arc<str>, Arc<str>>, BTreeMap<String, String>)>,
     /// Of the Pod, as it was looked at last.
     generation: i64,
 }
@@ -145,7 +153,8 @@ impl Worker {
             told: pod.status.clone(),
             retries: 0,
             born: context.clock().elapsed(),
-            refreshed: Duration::ZERO,
+            refreshed: context.clock().elapsed(),
+            fields: None,
             context,
             generation: pod.meta.generation,
         }
@@ -285,6 +294,7 @@ impl Worker {
         }
         self.collect(&pod).await;
         self.probes.keep(&self.context, &pod, &self.view, &self.memory);
+        self.context.watches.follow(&pod);
         self.refresh(&pod).await;
         again.min(self.deadline_in(&pod).unwrap_or(LOOK_EVERY))
     }
@@ -314,7 +324,13 @@ impl Worker {
     /// Brings volumes made of API objects up to date.
     async fn refresh(&mut self, pod: &PodObject) {
         let now = self.context.clock().elapsed();
-        if now.saturating_sub(self.refreshed) < LOOK_EVERY {
+        let fields = (pod.meta.labels.clone(), pod.annotations.clone());
+        let is_due = self.mailbox.take_stale()
+            || self.fields.as_ref().is_some_and(|before| *before != fields)
+            || self.context.objects.is_due(pod.uid())
+            || now.saturating_sub(self.refreshed) >= REFRESH_EVERY;
+        self.fields = Some(fields);
+        if !is_due {
             return;
         }
         self.refreshed = now;
