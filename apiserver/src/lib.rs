@@ -19,6 +19,7 @@ mod authz;
 mod body;
 mod bootstrap;
 mod config;
+mod counted;
 mod discovery;
 mod error;
 mod http;

@@ -4,6 +4,7 @@ use crate::api::{Api, OpenError, Settings};
 use crate::authn::{BoundObject, TokenError, Tokens};
 use crate::bootstrap::{self, Authentication};
 use crate::config::{Config, Flags};
+use crate::counted::ObjectCounts;
 use crate::proxy::{KubeletFiles, Kubelets};
 use crate::server;
 use crate::world::View;
@@ -78,30 +79,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ApiserverErro
     tracing::info!(%address, "serving");
     // What feeds the requests that are still under way ends after them.
     let behind = Shutdown::new();
-    let mut parts: JoinSet<&'static str> = JoinSet::new();
-    let (world, ending) = (api.world().clone(), behind.clone());
-    parts.spawn(async move {
-        world.feed(ending).await;
-        "watch over the store"
-    });
-    let (clock, ending) = (config.clock.clone(), behind.clone());
-    parts.spawn(async move {
-        tend(storage, clock, ending).await;
-        "tending of the store"
-    });
-    let (teller, ending) = (api.world().clone(), behind.clone());
-    parts.spawn(async move {
-        let mut ticks = tokio::time::interval(PROGRESS);
-        loop {
-            // Cancel-safe: a tick that is lost is followed by another.
-            tokio::select! {
-                () = ending.requested() => return "bookmarks",
-                _ = ticks.tick() => teller.tell_progress(),
-            }
-        }
-    });
-    let facts = facts(flags)?;
-    let (maker, prepared, ending) = (api.clone(), api.clone(), shutdown.clone());
+    let mut parts = spawn_parts(&api, &config, storage, &behind);
+    let (maker, prepared, ending, facts) = (api.clone(), api.clone(), shutdown.clone(), facts(flags)?);
     let bootstrapping = tokio::spawn(async move {
         bootstrap::run(maker, facts, move || prepared.set_prepared(), ending).await;
     });
@@ -124,6 +103,38 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ApiserverErro
     behind.request();
     while parts.join_next().await.is_some() {}
     result
+}
+
+/// What runs beside the requests; a part that ends says its name.
+fn spawn_parts(
+    api: &Api,
+    config: &Config,
+    storage: Arc<dyn Storage>,
+    behind: &Shutdown,
+) -> JoinSet<&'static str> {
+    let mut parts = JoinSet::new();
+    let (world, ending) = (api.world().clone(), behind.clone());
+    parts.spawn(async move {
+        world.feed(ending).await;
+        "watch over the store"
+    });
+    let (clock, ending) = (config.clock.clone(), behind.clone());
+    parts.spawn(async move {
+        tend(storage, clock, ending).await;
+        "tending of the store"
+    });
+    let (world, ending) = (api.world().clone(), behind.clone());
+    parts.spawn(async move {
+        let mut ticks = tokio::time::interval(PROGRESS);
+        loop {
+            // Cancel-safe: a tick that is lost is followed by another.
+            tokio::select! {
+                () = ending.requested() => return "bookmarks",
+                _ = ticks.tick() => world.tell_progress(),
+            }
+        }
+    });
+    parts
 }
 
 /// The sockets, and the address of the first: inherited ones, and our own unless one of those is it.
@@ -209,7 +220,9 @@ async fn open_api(
         let _ = objects.set(view);
         Arc::new(tokens)
     };
-    Ok(Api::open(storage, settings, Some(Box::new(make_tokens))).await.map_err(Box::new)?)
+    let api = Api::open(storage, settings, Some(Box::new(make_tokens))).await.map_err(Box::new)?;
+    config.metrics.register(Box::new(ObjectCounts::new(api.world().clone())?))?;
+    Ok(api)
 }
 
 /// How kubelets are reached, when we have something to show them.

@@ -174,6 +174,13 @@ async fn what_was_acknowledged_is_there_after_a_restart_and_after_a_restore() {
     let server = Server::start(&files, &[&files.data("data")]).await;
     server.make("a").await;
     let (_, before) = server.get(MAPS).await;
+    let metrics =
+        server.send("GET", "/metrics", None, "").await.into_body().collect().await.unwrap().to_bytes();
+    let metrics = String::from_utf8_lossy(&metrics).into_owned();
+    assert!(metrics.contains("apiserver_storage_objects{resource=\"namespaces\"} 4\n"), "{metrics}");
+    assert!(metrics.contains(
+        "etcd_request_duration_seconds_count{group=\"\",operation=\"create\",resource=\"configmaps\"}"
+    ));
     // A watch does not keep the server from ending.
     let watch = server.send("GET", &format!("{MAPS}?watch=1"), None, "").await;
     let backup = server.send("GET", "/minik/backup", None, "").await;
