@@ -196,8 +196,8 @@ fn is_other_type(string: &str) -> bool {
 
 fn is_plain(string: &str) -> bool {
     let first_is_bad = string.starts_with(|c: char| "-?:,[]{}#&*!|>'\"%@` \t".contains(c))
-        && !(string.starts_with(['-', '?', ':'])
-            && string.chars().nth(1).is_some_and(|c| c != ' ' && c != '-'));
+        && !(string.starts_with(['-', '?', ':']) && string.chars().nth(1).is_some_and(|c| c != ' '))
+        || string.starts_with("---");
     let marks = [": ", " #", "\t"].iter().any(|mark| string.contains(mark));
     !first_is_bad && !marks && !string.ends_with([':', ' ']) && !is_other_type(string)
 }

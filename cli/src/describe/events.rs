@@ -31,12 +31,14 @@ pub fn write(events: Option<&[Event]>, now: Timestamp, writer: &mut Writer) {
             })
             .filter(|from| !from.is_empty())
             .unwrap_or_else(|| text(&event.reporting_component));
+        let message = text(&event.message).trim().replace('\n', " ");
+        let part = event.involved_object.field_path.as_deref().filter(|path| !path.is_empty());
         let cells = [
             text(&event.type_),
             text(&event.reason),
             since(event, now),
             from,
-            text(&event.message).trim().replace('\n', " "),
+            part.map_or_else(|| message.clone(), |part| format!("{part}: {message}")),
         ];
         writer.line(1, &cells.join("\t"));
     }

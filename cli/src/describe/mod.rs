@@ -135,7 +135,7 @@ async fn nodes(
         });
         let events = events_of(session, args, nodes.len(), "Node", &node.metadata).await?;
         texts.push(node::describe(
-            &node,
+            node,
             lease.as_ref().map_err(Clone::clone),
             &pods.items,
             events.as_deref(),
