@@ -2,9 +2,9 @@
 //! (<https://kubernetes.io/docs/concepts/overview/kubernetes-api/#openapi-interface-definition>).
 //!
 //! ```text
-//!  fact tables ──schema──┐
-//!  registry ────paths────┼──> one v3 document a group and version ──v2──> one v2 document ──gnostic──> protobuf
-//!  descriptions ─────────┘
+//!  fact tables ──schema──┐                              ┌──> one v3 document a group and version
+//!  registry ────paths────┼──> paths and schemas, singly ┤
+//!  descriptions ─────────┘                              └v2─> one v2 document, as JSON and as gnostic's protobuf
 //! ```
 //!
 //! Nothing is made before somebody asks; then it is kept. What is served is described, and nothing else.
@@ -32,7 +32,8 @@ struct Document {
 }
 
 impl Document {
-    fn new(body: Vec<u8>) -> Document {
+    fn new(mut body: Vec<u8>) -> Document {
+        body.shrink_to_fit();
         let hash = hex::encode_upper(Sha256::digest(&body));
         Document { body: body.into(), hash }
     }
@@ -43,49 +44,124 @@ fn v3() -> &'static BTreeMap<String, Document> {
     static DOCUMENTS: OnceLock<BTreeMap<String, Document>> = OnceLock::new();
     DOCUMENTS.get_or_init(|| {
         let texts = schema::Descriptions::packed();
-        let document = |(group, version): (&'static str, &'static str)| {
-            let document = document(group, version, &texts);
-            (place(group, version), Document::new(document.to_string().into_bytes()))
-        };
+        let document =
+            |(group, version)| (place(group, version), Document::new(document(group, version, &texts)));
         paths::group_versions().into_iter().map(document).collect()
     })
 }
 
-fn v2_tree() -> Value {
-    let texts = schema::Descriptions::packed();
-    let documents =
-        paths::group_versions().into_iter().map(|(group, version)| document(group, version, &texts));
-    v2::combine(documents, API_VERSION)
-}
-
 fn v2_json() -> &'static Document {
     static DOCUMENT: OnceLock<Document> = OnceLock::new();
-    DOCUMENT.get_or_init(|| Document::new(v2_tree().to_string().into_bytes()))
+    DOCUMENT.get_or_init(|| {
+        let (texts, about) = (schema::Descriptions::packed(), paths::group_versions());
+        let mut schemas = schema::Schemas::new(&about, &texts);
+        let mut out = Text::open(json!({
+            "swagger": "2.0",
+            "info": {"title": "Kubernetes", "version": API_VERSION},
+            "securityDefinitions": bearer(),
+            "security": [{"BearerToken": []}],
+        }));
+        out.key("paths");
+        for (group, version) in &about {
+            paths::of(group, version, &mut schemas, &mut |path, item| out.entry(path, &v2::path_item(item)));
+        }
+        out.close();
+        out.key("definitions");
+        schemas.finish(&mut |name, schema| out.entry(name, &v2::definition(name, schema)));
+        out.close();
+        Document::new(out.finish())
+    })
 }
 
 fn v2_proto() -> &'static Document {
     static DOCUMENT: OnceLock<Document> = OnceLock::new();
-    DOCUMENT.get_or_init(|| Document::new(gnostic::encode(&v2_tree())))
+    DOCUMENT.get_or_init(|| {
+        let (texts, about) = (schema::Descriptions::packed(), paths::group_versions());
+        let mut schemas = schema::Schemas::new(&about, &texts);
+        let mut out = gnostic::Document::default();
+        for (group, version) in &about {
+            paths::of(group, version, &mut schemas, &mut |path, item| out.path(path, &v2::path_item(item)));
+        }
+        schemas.finish(&mut |name, schema| out.definition(name, &v2::definition(name, schema)));
+        Document::new(out.finish(API_VERSION))
+    })
 }
 
 fn place(group: &str, version: &str) -> String {
     if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
 }
 
+fn bearer() -> Value {
+    json!({"BearerToken": {"type": "apiKey", "name": "authorization", "in": "header", "description": "A bearer token."}})
+}
+
 /// The v3 document of a group and version.
-fn document(group: &'static str, version: &'static str, texts: &schema::Descriptions) -> Value {
-    let mut schemas = schema::Schemas::new(group, version, texts);
-    let paths = paths::of(group, version, &mut schemas);
-    json!({
+fn document(group: &'static str, version: &'static str, texts: &schema::Descriptions) -> Vec<u8> {
+    let about = [(group, version)];
+    let mut schemas = schema::Schemas::new(&about, texts);
+    let mut out = Text::open(json!({
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": API_VERSION},
-        "paths": paths,
-        "components": {
-            "schemas": schemas.finish(),
-            "securitySchemes": {"BearerToken": {
-                "type": "apiKey", "name": "authorization", "in": "header", "description": "A bearer token."}},
-        },
-    })
+    }));
+    out.key("paths");
+    paths::of(group, version, &mut schemas, &mut |path, item| out.entry(path, item));
+    out.close();
+    out.key("components");
+    out.entry("securitySchemes", &bearer());
+    out.key("schemas");
+    schemas.finish(&mut |name, schema| out.entry(name, schema));
+    out.close();
+    out.close();
+    out.finish()
+}
+
+/// A JSON object that is written entry by entry, so that no document is ever held as a tree.
+struct Text {
+    out: Vec<u8>,
+    /// The next entry is the first of its object.
+    first: bool,
+}
+
+impl Text {
+    /// Begins with the entries of an object.
+    fn open(head: Value) -> Text {
+        let mut text = Text { out: vec![b'{'], first: true };
+        for (name, value) in head.as_object().into_iter().flatten() {
+            text.entry(name, value);
+        }
+        text
+    }
+
+    fn name(&mut self, name: &str) {
+        if !std::mem::take(&mut self.first) {
+            self.out.push(b',');
+        }
+        crate::wire::push(&mut self.out, &name.into());
+        self.out.push(b':');
+    }
+
+    fn entry(&mut self, name: &str, value: &Value) {
+        self.name(name);
+        crate::wire::push(&mut self.out, value);
+    }
+
+    /// Begins an inner object.
+    fn key(&mut self, name: &str) {
+        self.name(name);
+        self.out.push(b'{');
+        self.first = true;
+    }
+
+    /// Ends the innermost object.
+    fn close(&mut self) {
+        self.out.push(b'}');
+        self.first = false;
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        self.close();
+        self.out
+    }
 }
 
 fn index() -> Value {

@@ -4,25 +4,36 @@
 
 use serde_json::Value;
 
-/// Encodes a v2 document.
-pub fn encode(document: &Value) -> Vec<u8> {
-    let mut out = Message::default();
-    out.text(1, &document["swagger"]);
-    out.message(2, |info| {
-        info.text(1, &document["info"]["title"]);
-        info.text(2, &document["info"]["version"]);
-    });
-    out.message(8, |paths| {
-        for (path, item) in entries(&document["paths"]) {
-            paths.named(2, path, |out| path_item(out, item));
-        }
-    });
-    out.message(9, |definitions| {
-        for (name, one) in entries(&document["definitions"]) {
-            definitions.named(1, name, |out| schema(out, one));
-        }
-    });
-    out.0
+/// A document that is being written.
+#[derive(Default)]
+pub struct Document {
+    paths: Message,
+    definitions: Message,
+}
+
+impl Document {
+    /// Adds a path of v2.
+    pub fn path(&mut self, path: &str, item: &Value) {
+        self.paths.named(2, path, |out| path_item(out, item));
+    }
+
+    /// Adds a definition of v2.
+    pub fn definition(&mut self, name: &str, one: &Value) {
+        self.definitions.named(1, name, |out| schema(out, one));
+    }
+
+    /// The bytes of the document.
+    pub fn finish(self, version: &str) -> Vec<u8> {
+        let mut out = Message::default();
+        out.bytes(1, b"2.0");
+        out.message(2, |info| {
+            info.bytes(1, b"Kubernetes");
+            info.bytes(2, version.as_bytes());
+        });
+        out.bytes(8, &self.paths.0);
+        out.bytes(9, &self.definitions.0);
+        out.0
+    }
 }
 
 fn entries(object: &Value) -> impl Iterator<Item = (&String, &Value)> {

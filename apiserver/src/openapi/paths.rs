@@ -19,9 +19,14 @@ pub fn group_versions() -> Vec<(&'static str, &'static str)> {
     all
 }
 
-/// The paths of a group and version.
-pub fn of(group: &'static str, version: &'static str, schemas: &mut Schemas<'_>) -> Value {
-    let mut maker = Maker { group, version, schemas, paths: Map::new() };
+/// Gives the paths of a group and version, one by one.
+pub fn of(
+    group: &'static str,
+    version: &'static str,
+    schemas: &mut Schemas<'_>,
+    emit: &mut dyn FnMut(&str, &Value),
+) {
+    let mut maker = Maker { group, version, schemas, emit };
     maker.resource_list();
     let served = minik_registry::all().iter().map(|strategy| strategy.resource());
     for resource in served.filter(|r| r.group == group && r.versions.contains(&version)) {
@@ -30,14 +35,13 @@ pub fn of(group: &'static str, version: &'static str, schemas: &mut Schemas<'_>)
     if group.is_empty() {
         maker.legacy_bindings();
     }
-    Value::Object(maker.paths)
 }
 
 struct Maker<'a, 'b> {
     group: &'static str,
     version: &'static str,
     schemas: &'a mut Schemas<'b>,
-    paths: Map<String, Value>,
+    emit: &'a mut dyn FnMut(&str, &Value),
 }
 
 /// An operation before it is written.
@@ -536,7 +540,7 @@ impl Maker<'_, '_> {
         if !shared.is_empty() {
             item.insert("parameters".to_owned(), shared.into());
         }
-        self.paths.insert(path, item.into());
+        (self.emit)(&path, &item.into());
     }
 
     fn write(&self, operation: &Operation<'_>, shared: &[Value]) -> Value {

@@ -2,7 +2,7 @@
 
 use minik_apimachinery::facts::{self, Field, Kind, ListType, TypeId};
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 /// Texts for people, packed by the build script.
 pub struct Descriptions(HashMap<&'static str, &'static str>);
@@ -42,8 +42,8 @@ impl Descriptions {
 
 /// The schemas that one document needs.
 pub struct Schemas<'a> {
-    group: &'static str,
-    version: &'static str,
+    /// The groups and versions that the document is about.
+    about: &'a [(&'static str, &'static str)],
     texts: &'a Descriptions,
     wanted: Vec<TypeId>,
     seen: BTreeSet<TypeId>,
@@ -92,10 +92,10 @@ pub fn reference(name: &str) -> Value {
 }
 
 impl<'a> Schemas<'a> {
-    /// For the document of a group and version.
-    pub fn new(group: &'static str, version: &'static str, texts: &'a Descriptions) -> Schemas<'a> {
+    /// For a document about these groups and versions.
+    pub fn new(about: &'a [(&'static str, &'static str)], texts: &'a Descriptions) -> Schemas<'a> {
         let (wanted, seen, own_form) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
-        Schemas { group, version, texts, wanted, seen, own_form }
+        Schemas { about, texts, wanted, seen, own_form }
     }
 
     /// A reference to the schema of a kind, which is then part of the document.
@@ -119,21 +119,19 @@ impl<'a> Schemas<'a> {
         reference(ty.facts().schema)
     }
 
-    /// All schemas, with those that they refer to.
-    pub fn finish(mut self) -> Value {
-        let mut all = BTreeMap::new();
+    /// Gives all schemas, with those that they refer to, one by one.
+    pub fn finish(mut self, emit: &mut dyn FnMut(&str, &Value)) {
         while let Some(ty) = self.wanted.pop() {
             let schema = self.schema(ty);
-            all.insert(ty.facts().schema, schema);
+            emit(ty.facts().schema, &schema);
         }
         for name in std::mem::take(&mut self.own_form) {
             let mut schema = own_form(name);
             if let Some(text) = self.texts.of(name) {
                 schema["description"] = text.into();
             }
-            all.insert(name, schema);
+            emit(name, &schema);
         }
-        Value::Object(all.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect())
     }
 
     fn schema(&mut self, ty: TypeId) -> Value {
@@ -171,7 +169,7 @@ impl<'a> Schemas<'a> {
         schema
     }
 
-    /// The kinds of a type. What every group has (DeleteOptions, WatchEvent) is told for the document's group only.
+    /// The kinds of a type. What every group has (DeleteOptions, WatchEvent) is told for the document's groups only.
     fn kinds(&self, ty: TypeId) -> Vec<Value> {
         let common = matches!(
             ty.facts().go,
@@ -185,9 +183,10 @@ impl<'a> Schemas<'a> {
             })
             .filter(|(group, ..)| !common || group.is_empty())
             .collect();
-        if common && !self.group.is_empty() {
+        if common {
             let kind = ty.facts().go.rsplit('.').next().unwrap_or_default();
-            kinds.push((self.group, self.version, kind));
+            let named = self.about.iter().filter(|(group, _)| !group.is_empty());
+            kinds.extend(named.map(|(group, version)| (*group, *version, kind)));
         }
         kinds.sort_unstable();
         let told = |(group, version, kind)| json!({"group": group, "version": version, "kind": kind});

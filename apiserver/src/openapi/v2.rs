@@ -1,46 +1,9 @@
-//! OpenAPI v2 out of the v3 documents.
+//! OpenAPI v2 out of v3, path by path and schema by schema.
 
 use serde_json::{Map, Value, json};
 
-/// One v2 document of all v3 documents.
-pub fn combine(documents: impl Iterator<Item = Value>, version: &str) -> Value {
-    let (mut paths, mut definitions) = (Map::new(), Map::new());
-    for document in documents {
-        for (path, item) in document["paths"].as_object().into_iter().flatten() {
-            paths.insert(path.clone(), path_item(item));
-        }
-        for (name, schema) in document["components"]["schemas"].as_object().into_iter().flatten() {
-            let mut schema = definition(name, schema);
-            if let Some(known) = definitions.get(name) {
-                union_kinds(&mut schema, known);
-            }
-            definitions.insert(name.clone(), schema);
-        }
-    }
-    json!({
-        "swagger": "2.0",
-        "info": {"title": "Kubernetes", "version": version},
-        "paths": paths,
-        "definitions": definitions,
-        "securityDefinitions": {"BearerToken": {
-            "type": "apiKey", "name": "authorization", "in": "header", "description": "A bearer token."}},
-        "security": [{"BearerToken": []}],
-    })
-}
-
-const KINDS: &str = "x-kubernetes-group-version-kind";
-
-/// What every group has bears the kinds of all of them.
-fn union_kinds(schema: &mut Value, known: &Value) {
-    let (Some(mine), Some(theirs)) = (schema[KINDS].as_array().cloned(), known[KINDS].as_array()) else {
-        return;
-    };
-    let mut all = theirs.clone();
-    all.extend(mine.into_iter().filter(|kind| !theirs.contains(kind)));
-    schema[KINDS] = all.into();
-}
-
-fn definition(name: &str, schema: &Value) -> Value {
+/// A schema of v3 as a definition of v2.
+pub fn definition(name: &str, schema: &Value) -> Value {
     let mut out = schema_v2(schema);
     // v2 knows no alternatives.
     if let Some(fields) = out.as_object_mut()
@@ -89,7 +52,8 @@ fn schema_v2(schema: &Value) -> Value {
     }
 }
 
-fn path_item(item: &Value) -> Value {
+/// The operations of a path.
+pub fn path_item(item: &Value) -> Value {
     let mut out = Map::new();
     for (name, value) in item.as_object().into_iter().flatten() {
         let value = if name == "parameters" { parameters(value) } else { operation(value) };
