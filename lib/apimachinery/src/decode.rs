@@ -18,6 +18,9 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt;
 
+/// Deepest nesting of a text, as Go's decoder has it. What is kept of a text is nested less deeply still; this is for
+/// what is passed over.
+const DEEPEST: usize = 10_000;
 /// Most unknown or duplicate fields that are remembered; one object gives no more warnings.
 const MOST_FINDINGS: usize = 100;
 
@@ -40,10 +43,32 @@ pub struct DecodeError(String);
 /// # Errors
 /// Malformed JSON, a value of the wrong type, an integer out of range, a malformed quantity, time or base64.
 pub fn decode(json: &[u8], ty: TypeId) -> Result<Decoded, DecodeError> {
+    check_depth(json)?;
     let mut reader = serde_json::Deserializer::from_slice(json);
     let decoded = read(&mut reader, ty)?;
     reader.end().map_err(|error| DecodeError(error.to_string()))?;
     Ok(decoded)
+}
+
+/// Refuses a text that is nested too deeply.
+fn check_depth(json: &[u8]) -> Result<(), DecodeError> {
+    let (mut depth, mut in_text, mut escaped) = (0usize, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b'{' | b'[' if !in_text => {
+                depth += 1;
+                if depth > DEEPEST {
+                    return Err(DecodeError("exceeded max depth".to_owned()));
+                }
+            }
+            b'}' | b']' if !in_text => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Reads JSON text without a type, such as a patch; the findings are its duplicate fields.
@@ -51,6 +76,7 @@ pub fn decode(json: &[u8], ty: TypeId) -> Result<Decoded, DecodeError> {
 /// # Errors
 /// Malformed JSON.
 pub fn parse(json: &[u8]) -> Result<Decoded, DecodeError> {
+    check_depth(json)?;
     let cx = Context::default();
     let mut reader = serde_json::Deserializer::from_slice(json);
     let value = Untyped(&cx).deserialize(&mut reader).map_err(|error| DecodeError(error.to_string()))?;

@@ -143,4 +143,10 @@ fn deep_nesting_is_refused() {
     assert!(decode::parse(deep.as_bytes()).is_err());
     let objects = format!("{}1{}", "{\"a\":".repeat(10_000), "}".repeat(10_000));
     assert!(decode::parse(objects.as_bytes()).is_err());
+    // An unknown field is passed over, but not if it is nested too deeply.
+    let unknown = |depth: usize| format!("{{\"zz\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+    assert!(decode::decode(unknown(9_000).as_bytes(), ty).is_ok());
+    let error = decode::decode(unknown(10_000).as_bytes(), ty).unwrap_err();
+    assert_eq!(error.to_string(), "exceeded max depth");
+    assert!(decode::decode(br#"{"zz":"[[\"[{"}"#, ty).is_ok());
 }
