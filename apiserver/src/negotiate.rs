@@ -113,7 +113,7 @@ fn offered(accepted: &Accepted<'_>) -> Option<Form> {
     let meta = accepted.parameter("g") == "meta.k8s.io" && accepted.parameter("v") == "v1";
     let shape = match accepted.parameter("as") {
         "" => Shape::Object,
-        "Table" if meta => Shape::Table,
+        "Table" if meta && encoding != Encoding::Protobuf => Shape::Table,
         "PartialObjectMetadata" | "PartialObjectMetadataList" if meta => Shape::Partial,
         _ => return None,
     };

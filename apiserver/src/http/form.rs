@@ -211,14 +211,7 @@ impl Api {
 }
 
 fn json_list<'a>(served: &Served, meta: &Value, items: impl Iterator<Item = Shown<'a>>) -> Bytes {
-    let mut out = Vec::with_capacity(4096);
-    out.extend_from_slice(b"{\"kind\":\"");
-    out.extend_from_slice(served.resource.list_kind.as_bytes());
-    out.extend_from_slice(b"\",\"apiVersion\":\"");
-    out.extend_from_slice(served.api_version.as_bytes());
-    out.extend_from_slice(b"\",\"metadata\":");
-    wire::push(&mut out, meta);
-    out.extend_from_slice(b",\"items\":[");
+    let mut out = super::read::list_head(served, meta);
     for (number, shown) in items.enumerate() {
         if number > 0 {
             out.push(b',');

@@ -26,6 +26,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// Bytes of frames that are sent in one piece, so that a burst is few writes and none is held long.
+const PIECE: usize = 64 << 10;
 /// Between two bookmarks.
 const BOOKMARKS: Duration = Duration::from_secs(60);
 
@@ -37,8 +39,8 @@ struct Following {
     include: Include,
     selection: Selection,
     watcher: Watcher,
-    /// Frames that are to be sent before anything else.
-    waiting: VecDeque<Bytes>,
+    /// What is to be told before anything else.
+    waiting: VecDeque<First>,
     /// The client knows everything up to here.
     after: Revision,
     /// Everything up to here was told.
@@ -48,6 +50,16 @@ struct Following {
     ends_at: Instant,
     columns: Columns,
     _counted: Counted,
+}
+
+/// What a watch begins with.
+enum First {
+    /// An object that is there.
+    Item(Arc<Item>),
+    /// What the client missed.
+    Event(Arc<Event>),
+    /// The end of what is there.
+    End(Revision),
 }
 
 /// What a watch asks for.
@@ -72,7 +84,12 @@ impl Api {
             .folder()
             .and_then(|folder| self.world().cache(folder))
             .ok_or(ApiError::MethodNotAllowed)?;
+        if form.encoding == Encoding::Yaml {
+            return Err(ApiError::NotAcceptable(STREAMED.into()));
+        }
         let now = Instant::now();
+        // Read first: what the watch begins with is at least as new.
+        let reached = self.world().reached();
         let body = match cache.watch(wishes.after, wishes.selection.scope()) {
             Err(WatchError::TooOld { asked, oldest }) => {
                 let error = ApiError::Expired(format!("too old resource version: {asked} ({oldest})"));
@@ -100,7 +117,7 @@ impl Api {
                             .long_running(Labels { verb: "WATCH", ..labels(&asked.info, Some(served)) }),
                     ),
                 };
-                following.begin(wishes.after.is_none(), wishes.initial_end)?;
+                following.begin(wishes.after.is_none(), wishes.initial_end, reached);
                 streamed(following.frames())
             }
         };
@@ -156,29 +173,18 @@ impl Following {
         &self.api.inner().served[self.number]
     }
 
-    /// Writes what is to be told first: everything that is there, or what was missed.
-    fn begin(&mut self, everything: bool, initial_end: bool) -> Result<()> {
+    /// Notes what is to be told first: everything that is there, or what was missed.
+    fn begin(&mut self, everything: bool, initial_end: bool, reached: Revision) {
         if everything {
             let snapshot = self.watcher.snapshot.clone();
-            for item in snapshot.items.values() {
-                if self.selection.sees(&item.header) {
-                    let frame = self.item("ADDED", item, item.revision)?;
-                    self.waiting.push_back(frame);
-                }
-            }
-            // Complete up to what all caches had reached when the snapshot was taken.
-            self.told = snapshot.revision;
+            let seen = snapshot.items.values().filter(|item| self.selection.sees(&item.header));
+            self.waiting.extend(seen.cloned().map(First::Item));
+            self.told = snapshot.revision.max(reached);
             if initial_end {
-                let frame = self.bookmark(snapshot.revision.max(self.told), true);
-                self.waiting.push_back(frame);
+                self.waiting.push_back(First::End(self.told));
             }
         }
-        for event in std::mem::take(&mut self.watcher.past) {
-            if let Some(frame) = self.event(&event)? {
-                self.waiting.push_back(frame);
-            }
-        }
-        Ok(())
+        self.waiting.extend(std::mem::take(&mut self.watcher.past).into_iter().map(First::Event));
     }
 
     fn frames(self) -> impl Stream<Item = Bytes> + Send {
@@ -188,15 +194,22 @@ impl Following {
         })
     }
 
-    /// The next frame; `None` ends the watch.
+    /// The next frames; `None` ends the watch.
     async fn next(&mut self) -> Option<Bytes> {
-        loop {
-            if let Some(frame) = self.waiting.pop_front() {
-                return Some(frame);
-            }
+        let mut piece = Piece::default();
+        while piece.len() < PIECE {
+            let Some(first) = self.waiting.pop_front() else { break };
+            let frame = match first {
+                First::Item(item) => self.item("ADDED", &item, item.revision).map(Some),
+                First::Event(event) => self.event(&event),
+                First::End(revision) => Ok(Some(self.bookmark(revision, true))),
+            };
+            piece.add(told(frame)?);
+        }
+        while piece.len() == 0 {
             let bookmarks = self.bookmarks;
             // Cancel-safe: receiving loses nothing, the rest is waiting.
-            let next = tokio::select! {
+            let mut next = tokio::select! {
                 next = self.watcher.next.recv() => next?,
                 () = tokio::time::sleep_until(self.ends_at) => return None,
                 () = tokio::time::sleep_until(self.next_bookmark), if bookmarks => {
@@ -204,18 +217,20 @@ impl Following {
                     return Some(self.bookmark(self.told, false));
                 }
             };
-            match next {
-                Watching::Event(event) => match self.event(&event) {
-                    Ok(Some(frame)) => return Some(frame),
-                    Ok(None) => {}
-                    Err(error) => {
-                        tracing::error!(%error, "cannot write an event; the watch ends");
-                        return None;
-                    }
-                },
-                Watching::Progress(revision) => self.told = self.told.max(revision),
+            loop {
+                match next {
+                    Watching::Event(event) => piece.add(told(self.event(&event))?),
+                    Watching::Progress(revision) => self.told = self.told.max(revision),
+                }
+                next = match self.watcher.next.try_recv() {
+                    Ok(next) if piece.len() < PIECE => next,
+                    // What was taken and does not fit any more comes first in the next piece.
+                    Ok(Watching::Event(event)) => break self.waiting.push_back(First::Event(event)),
+                    Ok(Watching::Progress(_)) | Err(_) => break,
+                };
             }
         }
+        Some(piece.bytes())
     }
 
     /// The frame of an event, if it is for this watcher.
@@ -303,6 +318,43 @@ impl Following {
         frame(self.form, "BOOKMARK", &value, ty)
     }
 }
+
+/// The frame, or the end of the watch when it cannot be written.
+fn told(frame: Result<Option<Bytes>>) -> Option<Option<Bytes>> {
+    frame.inspect_err(|error| tracing::error!(%error, "cannot write an event; the watch ends")).ok()
+}
+
+/// Frames that are sent together: one is passed on as it is, several are put into one.
+#[derive(Default)]
+struct Piece {
+    first: Bytes,
+    all: Vec<u8>,
+}
+
+impl Piece {
+    fn add(&mut self, frame: Option<Bytes>) {
+        let Some(frame) = frame else { return };
+        if self.len() == 0 {
+            self.first = frame;
+            return;
+        }
+        if self.all.is_empty() {
+            self.all.extend_from_slice(&self.first);
+        }
+        self.all.extend_from_slice(&frame);
+    }
+
+    fn len(&self) -> usize {
+        self.first.len().max(self.all.len())
+    }
+
+    fn bytes(self) -> Bytes {
+        if self.all.is_empty() { self.first } else { self.all.into() }
+    }
+}
+
+/// The forms that frames of a watch can have.
+const STREAMED: &str = "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
 
 fn frame(form: Form, word: &str, object: &Value, ty: Option<facts::TypeId>) -> Bytes {
     if let (Encoding::Protobuf, Some(ty)) = (form.encoding, ty) {

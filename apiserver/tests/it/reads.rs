@@ -100,3 +100,17 @@ async fn an_object_can_be_had_in_other_forms() {
     assert_eq!(get("text/html").await.code, 406);
     client.end().await;
 }
+
+/// A list that is sent in pieces is whole.
+#[tokio::test]
+async fn a_long_list_is_whole() {
+    let client = cluster().await;
+    for number in 0..40 {
+        let data = json!({"k": "x".repeat(5000)});
+        let body = json!({"metadata": {"name": format!("c{number:02}")}, "data": data});
+        client.must("POST", PLACE, &body).await;
+    }
+    let all = names(&list(&client, "").await);
+    assert_eq!((all.len(), all[39].as_str()), (40, "c39"));
+    client.end().await;
+}

@@ -123,3 +123,26 @@ async fn a_watch_ends_after_its_time() {
     assert_eq!(watch.next().await, None);
     client.end().await;
 }
+
+/// What is more than one piece of a watch comes whole and in order.
+#[tokio::test]
+async fn a_long_beginning_comes_in_order() {
+    let client = cluster().await;
+    for number in 0..40 {
+        let data = json!({"k": "x".repeat(5000)});
+        client
+            .must("POST", PLACE, &json!({"metadata": {"name": format!("c{number:02}")}, "data": data}))
+            .await;
+    }
+    let mut watch = Watch::open(&client, "").await;
+    for number in 0..40 {
+        assert_eq!(watch.named().await, pair("ADDED", &format!("c{number:02}")));
+    }
+    for number in 0..40 {
+        client.must("DELETE", &format!("{PLACE}/c{number:02}"), &Value::Null).await;
+    }
+    for number in 0..40 {
+        assert_eq!(watch.named().await, pair("DELETED", &format!("c{number:02}")));
+    }
+    client.end().await;
+}
