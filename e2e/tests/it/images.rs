@@ -3,8 +3,9 @@
 
 use anyhow::{Context, Result, ensure};
 use minik_e2e::harness::{TestCluster, eventually, programs};
-use minik_testkit::image;
+use minik_testkit::image::{self, Image};
 use minik_testkit::registry::{self, Registry};
+use serde_json::json;
 use std::process::Command;
 use std::time::Duration;
 
@@ -101,6 +102,47 @@ fn pull_secrets_open_a_closed_registry() -> Result<()> {
     cluster.kubectl_ok(&secret, "")?;
     cluster.kubectl_ok("apply -f -", &pod("with", &name, "Always", "  imagePullSecrets: [{name: key}]\n"))?;
     cluster.kubectl_ok("wait --for=condition=Ready pod/with --timeout=30s", "")?;
+    cluster.finish()?;
+    drop(registry);
+    Ok(())
+}
+
+#[test]
+fn what_is_wrong_with_an_image_stands_in_the_status() -> Result<()> {
+    let registry = Registry::start()?;
+    let host = registry.name();
+    let busybox = || image::busybox("unused");
+    registry.push("nobody", "1", &busybox()?.set("User", json!("nosuch")))?;
+    registry.push("named", "1", &busybox()?.set("User", json!("web")))?;
+    registry.push("numbered", "1", &busybox()?.set("User", json!("33:8")))?;
+    registry.push("nothing", "1", &Image { config: serde_json::Map::new(), ..busybox()? })?;
+    let foreign = Image { architecture: "s390x".into(), ..busybox()? };
+    registry.push_index("foreign", "1", &[foreign])?;
+    let cluster = TestCluster::up(1)?;
+    let not_root = "  securityContext: {runAsNonRoot: true}\n";
+    for (name, more, reasons, words) in [
+        ("foreign", "", &["ErrImagePull", "ImagePullBackOff"][..], "no match for platform in manifest"),
+        ("nobody", "", &["CreateContainerError"], "nosuch"),
+        ("nothing", "", &["CreateContainerError"], "no command specified"),
+        ("named", not_root, &["CreateContainerConfigError"], "image has non-numeric user (web)"),
+    ] {
+        cluster.kubectl_ok("apply -f -", &pod(name, &format!("{host}/{name}:1"), "IfNotPresent", more))?;
+        let message = waits_for(&cluster, name, reasons)?;
+        ensure!(message.contains(words), "{name}: {words:?} is not in {message:?}");
+    }
+    // Numbers need no looking up, and names are looked up in the image.
+    cluster.kubectl_ok(
+        "apply -f -",
+        &pod("numbered", &format!("{host}/numbered:1"), "IfNotPresent", not_root),
+    )?;
+    cluster.kubectl_ok("apply -f -", &pod("byname", &format!("{host}/named:1"), "IfNotPresent", ""))?;
+    for (name, ids) in
+        [("numbered", "uid=33(web) gid=8(mail)"), ("byname", "uid=33(web) gid=33(web) groups=8(mail)")]
+    {
+        cluster.kubectl_ok(&format!("wait --for=condition=Ready pod/{name} --timeout=30s"), "")?;
+        let said = cluster.kubectl_ok(&format!("exec {name} -- id"), "")?;
+        ensure!(said.starts_with(ids), "{name}: {said}");
+    }
     cluster.finish()?;
     drop(registry);
     Ok(())

@@ -117,7 +117,8 @@ fn rich() -> Image {
             |h| {
                 h.set_entry_type(tar::EntryType::Char);
                 h.set_mode(0o666);
-                (h.set_device_major(1).unwrap(), h.set_device_minor(3).unwrap());
+                h.set_device_major(1).unwrap();
+                h.set_device_minor(3).unwrap();
             },
             b"",
         )
@@ -231,7 +232,8 @@ async fn no_archive_reaches_outside_its_root() {
                 "null",
                 |h| {
                     h.set_entry_type(tar::EntryType::Char);
-                    (h.set_device_major(0).unwrap(), h.set_device_minor(0).unwrap());
+                    h.set_device_major(0).unwrap();
+                    h.set_device_minor(0).unwrap();
                 },
                 b"",
             ),
@@ -351,7 +353,7 @@ async fn pulls_from_a_registry_over_http() {
     assert_eq!(fixture.store.pull(&name, Credentials::Anonymous).await.unwrap(), image.id());
     fixture.look(&name, "c", check_rich).await;
     let record = fixture.store.get(&name).await.unwrap();
-    assert_eq!(record.repo_tags, [name.clone()]);
+    assert_eq!(record.repo_tags, [name.as_str()]);
     assert_eq!(record.repo_digests, [format!("{}/team/app@{digest}", registry.name())]);
     let size: usize = image.pushable().blobs.iter().map(|blob| blob.bytes.len()).sum();
     assert_eq!(record.size_bytes, (size + image.pushable().manifest.bytes.len()) as u64);
@@ -494,6 +496,59 @@ async fn pulls_at_once_unpack_each_layer_once() {
         assert_eq!(pull.await.unwrap(), Ok(rich().id()));
     }
     assert_eq!((fixture.store.list().len(), layer_count(fixture.folder.path())), (1, 2));
+}
+
+#[tokio::test]
+async fn what_a_crash_leaves_is_cleared_at_the_next_start() {
+    let mut fixture = Fixture::new();
+    fixture.load(rich().docker_archive()).await.unwrap();
+    let layers = fixture.folder.path().join("layers");
+    // Half a layer of a process that is no more, and one of a process that still works on it.
+    let dead = layers.join("tmp.4194305-1.unpack.x.0");
+    let own = fs::read_to_string("/proc/self/stat").unwrap();
+    let start = own.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap().to_owned();
+    let alive = layers.join(format!("tmp.{}-{start}.unpack.x.0", std::process::id()));
+    for path in [&dead, &alive] {
+        fs::create_dir_all(path.join("tree/deep")).unwrap();
+    }
+    // A root that was never handed out.
+    let root = fixture.folder.path().join("store/roots/half");
+    fs::create_dir_all(root.join("upper")).unwrap();
+    fixture.reopen();
+    assert!(!dead.exists() && alive.exists() && !root.exists());
+    assert!(fixture.store.get(NAME).await.is_some());
+
+    // A layer of an earlier boot that never reached the disk for certain, as after a power cut.
+    let record = |folder: &Path| {
+        let name = names(folder).into_iter().find(|name| name.len() == 32).unwrap();
+        folder.join(name).join("layer.json")
+    };
+    let path = record(&layers);
+    eventually_synced(&path);
+    let mut value: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    value["unsynced_boot"] = json!("an earlier boot");
+    fs::write(&path, value.to_string()).unwrap();
+    fixture.reopen();
+    assert!(fixture.store.get(NAME).await.is_none(), "an image with a layer less is none");
+    fixture.load(rich().docker_archive()).await.unwrap();
+    fixture.look(NAME, "c", check_rich).await;
+
+    fs::write(fixture.folder.path().join("store/images.json"), "{ damaged").unwrap();
+    fixture.reopen();
+    assert!(fixture.store.list().is_empty());
+    assert_eq!(
+        layer_count(fixture.folder.path()),
+        3,
+        "the root of c needs both layers, and one is being unpacked"
+    );
+}
+
+/// Waits until the store has noted that the layer is on the disk.
+fn eventually_synced(path: &Path) {
+    minik_testkit::eventually(std::time::Duration::from_secs(60), || {
+        let record: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+        if record["unsynced_boot"].is_null() { Ok(()) } else { Err(record) }
+    });
 }
 
 mod service {
