@@ -9,6 +9,7 @@ mod namespace_lifecycle;
 mod node_restriction;
 mod node_taint;
 mod objects;
+mod pod_security;
 mod priority;
 mod references;
 mod runtime_class;
@@ -147,6 +148,7 @@ fn chain(objects: Arc<dyn Objects>, rights: Arc<dyn Rights>) -> Chain {
         Box::new(service_account::ServiceAccount(objects.clone())),
         Box::new(node_restriction::NodeRestriction(objects.clone())),
         Box::new(node_taint::TaintNodesByCondition),
+        Box::new(pod_security::PodSecurity(objects.clone())),
         Box::new(priority::Priority(objects.clone())),
         Box::new(tolerations::DefaultTolerationSeconds),
         Box::new(runtime_class::RuntimeClass(objects)),

@@ -377,6 +377,26 @@ fn a_kubelet_renews_its_own_lease() {
     assert!(!create("n", "a"));
 }
 
+#[test]
+fn a_namespace_says_what_its_pods_may_ask_for() {
+    let labelled =
+        |labels: Value| json!({"metadata": {"name": "n", "labels": labels}, "status": {"phase": "Active"}});
+    let stored = |labels: Value| world().with("namespaces", labelled(labels));
+    let mut privileged = pod();
+    privileged["spec"]["containers"][0]["securityContext"] = json!({"privileged": true});
+    let create = Request::create("pods");
+    create.allowed(privileged.clone());
+    let baseline = json!({"pod-security.kubernetes.io/enforce": "baseline"});
+    let error = create.over(stored(baseline.clone()), privileged).unwrap_err();
+    let words = r#"pods "p" is forbidden: violates PodSecurity "baseline:latest": privileged (container "c" must not set securityContext.privileged=true)"#;
+    assert_eq!(error.to_string(), words);
+    create.over(stored(baseline), pod()).unwrap();
+    let namespace = Request { namespace: "", ..Request::create("namespaces") };
+    let (code, words) = namespace.refused(labelled(json!({"pod-security.kubernetes.io/enforce": "strict"})));
+    assert!(code == 422 && words.contains("metadata.labels[pod-security.kubernetes.io/enforce]"), "{words}");
+    assert_eq!(namespace.refused(labelled(json!({"pod-security.kubernetes.io/warn-version": "1.2"}))).0, 422);
+}
+
 /// Somebody who may read Pods, and bind the role `open`.
 struct Reader;
 
