@@ -445,8 +445,12 @@ impl RuntimeService for Service {
         Ok(Response::new(v1::AttachResponse { url }))
     }
 
-    async fn port_forward(&self, _: Request<v1::PortForwardRequest>) -> Answer<v1::PortForwardResponse> {
-        unimplemented("forward ports yet")
+    async fn port_forward(
+        &self,
+        request: Request<v1::PortForwardRequest>,
+    ) -> Answer<v1::PortForwardResponse> {
+        let url = self.streams.address(Asked::PortForward(request.into_inner()))?;
+        Ok(Response::new(v1::PortForwardResponse { url }))
     }
 
     async fn container_stats(

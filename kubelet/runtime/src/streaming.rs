@@ -2,14 +2,14 @@
 //!
 //! CRI's `Exec` and `Attach` answer with an address that holds a token: random, used once, forgotten after a minute. At
 //! that address WebSocket is spoken, with the subprotocols that `kubectl` uses: each message begins with a channel's
-//! number. SPDY is not spoken yet: who asks for it is told so.
+//! number. Ports are forwarded over SPDY, plain or inside a WebSocket; commands are not: who asks for that is told so.
 //!
 //! <https://kubernetes.io/docs/tasks/debug/debug-application/get-shell-running-container/>
 
 use crate::runtime::{Runtime, RuntimeError};
 use axum::Router;
 use axum::extract::ws::{WebSocket, WebSocketUpgrade};
-use axum::extract::{Path, State};
+use axum::extract::{FromRequest, Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
@@ -21,8 +21,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpListener;
 
+mod dictionary;
+mod forward;
 mod pump;
 mod session;
+mod spdy;
+mod tunnel;
 
 /// How long an address may wait to be used.
 const TOKEN_LIFE: Duration = Duration::from_secs(60);
@@ -39,6 +43,8 @@ pub enum Asked {
     Exec(v1::ExecRequest),
     /// The container's own process.
     Attach(v1::AttachRequest),
+    /// Ports of a sandbox.
+    PortForward(v1::PortForwardRequest),
 }
 
 /// Hands out addresses.
@@ -82,14 +88,24 @@ impl Streams {
     /// # Errors
     /// When the container does not run, or too many addresses wait.
     pub fn address(&self, asked: Asked) -> Result<String, RuntimeError> {
-        let (kind, container) = match &asked {
-            Asked::Exec(request) => ("exec", &request.container_id),
-            Asked::Attach(request) => ("attach", &request.container_id),
+        let running = |container: &str| {
+            let record = self.0.runtime.container(container)?;
+            match record.phase {
+                crate::record::Phase::Running => Ok(()),
+                _ => Err(RuntimeError::State(format!("container {:?} is not running", record.id))),
+            }
         };
-        let record = self.0.runtime.container(container)?;
-        if record.phase != crate::record::Phase::Running {
-            return Err(RuntimeError::State(format!("container {:?} is not running", record.id)));
-        }
+        let kind = match &asked {
+            Asked::Exec(request) => running(&request.container_id).map(|()| "exec")?,
+            Asked::Attach(request) => running(&request.container_id).map(|()| "attach")?,
+            Asked::PortForward(request) => {
+                let record = self.0.runtime.sandbox(&request.pod_sandbox_id)?;
+                if !record.ready {
+                    return Err(RuntimeError::State(format!("sandbox {:?} is not running", record.id)));
+                }
+                "portforward"
+            }
+        };
         let (now, token) = (self.0.clock.elapsed(), self.0.runtime.new_id());
         let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.retain(|_, (since, _)| now - *since < TOKEN_LIFE);
@@ -111,20 +127,33 @@ impl Streams {
 async fn answer(
     State(streams): State<Streams>,
     Path((_, token)): Path<(String, String)>,
-    upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
+    mut request: Request,
 ) -> Response {
-    let upgrade = match upgrade {
-        Ok(upgrade) => upgrade,
-        Err(_) => return (StatusCode::BAD_REQUEST, "only WebSocket is spoken here\n").into_response(),
-    };
+    let refused = |code: StatusCode, words: &str| (code, format!("{words}\n")).into_response();
     let Some(asked) = streams.take(&token) else {
-        return (StatusCode::NOT_FOUND, "no stream waits at this address\n").into_response();
+        return refused(StatusCode::NOT_FOUND, "no stream waits at this address");
     };
+    let runtime = streams.0.runtime.clone();
+    if let (Asked::PortForward(ports), true) = (&asked, tunnel::is_spdy(request.headers())) {
+        return tunnel::upgrade(runtime, ports.pod_sandbox_id.clone(), &mut request);
+    }
+    let upgrade = match WebSocketUpgrade::from_request(request, &streams).await {
+        Ok(upgrade) => upgrade,
+        Err(_) => return refused(StatusCode::BAD_REQUEST, "only WebSocket is spoken here"),
+    };
+    if let Asked::PortForward(ports) = asked {
+        let upgrade = upgrade.protocols([tunnel::PROTOCOL]);
+        if upgrade.selected_protocol().is_none() {
+            return refused(
+                StatusCode::BAD_REQUEST,
+                "the subprotocol for ports is SPDY/3.1+portforward.k8s.io",
+            );
+        }
+        return upgrade.on_upgrade(move |socket| tunnel::websocket(runtime, ports.pod_sandbox_id, socket));
+    }
     let upgrade = upgrade.protocols(PROTOCOLS);
     if upgrade.selected_protocol().is_none() {
-        let words = format!("the subprotocols are {}\n", PROTOCOLS.join(", "));
-        return (StatusCode::BAD_REQUEST, words).into_response();
+        return refused(StatusCode::BAD_REQUEST, &format!("the subprotocols are {}", PROTOCOLS.join(", ")));
     }
-    let runtime = streams.0.runtime.clone();
     upgrade.on_upgrade(move |socket: WebSocket| session::run(runtime, asked, socket))
 }

@@ -163,3 +163,88 @@ async fn who_attaches_sees_output_and_writes_stdin() {
     runtime.remove_pod(&sandbox).await;
     runtime.finish().await;
 }
+
+/// A stream's opening, with headers stored as they are.
+fn syn_stream(id: u32, headers: &[(&str, &str)], first: bool) -> Vec<u8> {
+    let mut body = u32::try_from(headers.len()).unwrap().to_be_bytes().to_vec();
+    for word in headers.iter().flat_map(|(name, value)| [name, value]) {
+        body.extend(u32::try_from(word.len()).unwrap().to_be_bytes());
+        body.extend(word.as_bytes());
+    }
+    let length = u16::try_from(body.len()).unwrap();
+    let mut frame = [&id.to_be_bytes()[..], &[0; 6]].concat();
+    if first {
+        frame.extend([0x78, 0x01]);
+    }
+    frame.push(0);
+    frame.extend(length.to_le_bytes());
+    frame.extend((!length).to_le_bytes());
+    frame.extend(body);
+    frame.extend([0, 0, 0, 0xff, 0xff]);
+    let length = u32::try_from(frame.len()).unwrap();
+    [&[0x80, 3, 0, 1][..], &length.to_be_bytes(), &frame].concat()
+}
+
+/// What comes on each stream until all of `ends` have ended.
+async fn spdy_data(stream: &mut TcpStream, ends: &[u32]) -> BTreeMap<u32, Vec<u8>> {
+    let (mut seen, mut ended) = (BTreeMap::<u32, Vec<u8>>::new(), Vec::new());
+    while !ends.iter().all(|id| ended.contains(id)) {
+        let (first, second) = (stream.read_u32().await.unwrap(), stream.read_u32().await.unwrap());
+        let mut body = vec![0; (second & 0xff_ffff) as usize];
+        stream.read_exact(&mut body).await.unwrap();
+        if first >> 31 == 0 {
+            seen.entry(first).or_default().extend(body);
+            if second >> 24 == 1 {
+                ended.push(first);
+            }
+        }
+    }
+    seen
+}
+
+#[tokio::test]
+async fn ports_are_forwarded_into_the_pod() {
+    let mut runtime = Fixture::new().await;
+    let pod = runtime.pod("ports");
+    let sandbox = runtime.run_pod(&pod).await;
+    let config = shell("exec httpd -f -p 127.0.0.1:7007 -h /etc");
+    let id = runtime.create(&sandbox, &pod, config).await.unwrap();
+    runtime.start(&id).await.unwrap();
+    common::eventually("the server listens", async || {
+        let listens =
+            runtime.exec(&id, &["/bin/sh", "-c", "netstat -ltn | grep -q :7007"], 10).await.unwrap();
+        if listens.exit_code == 0 { Ok(()) } else { Err("it does not".to_owned()) }
+    })
+    .await;
+    let request = v1::PortForwardRequest { pod_sandbox_id: sandbox.clone(), port: vec![7007] };
+    let url = runtime.client.port_forward(request).await.unwrap().into_inner().url;
+    let (host, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let mut stream = TcpStream::connect(host).await.unwrap();
+    let head =
+        format!("POST /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(stream.read_u8().await.unwrap());
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&answer));
+    let headers = |kind, port, number| [("streamtype", kind), ("port", port), ("requestid", number)];
+    stream.write_all(&syn_stream(1, &headers("error", "7007", "0"), true)).await.unwrap();
+    stream.write_all(&syn_stream(3, &headers("data", "7007", "0"), false)).await.unwrap();
+    let asked = b"GET /passwd HTTP/1.0\r\n\r\n";
+    let length = u8::try_from(asked.len()).unwrap();
+    stream.write_all(&[&[0, 0, 0, 3, 0, 0, 0, length][..], asked].concat()).await.unwrap();
+    let seen = spdy_data(&mut stream, &[1, 3]).await;
+    assert!(String::from_utf8_lossy(&seen[&3]).contains("root:x:0:0"), "{seen:?}");
+    assert!(seen[&1].is_empty(), "{seen:?}");
+    stream.write_all(&syn_stream(5, &headers("error", "9", "1"), false)).await.unwrap();
+    stream.write_all(&syn_stream(7, &headers("data", "9", "1"), false)).await.unwrap();
+    let seen = spdy_data(&mut stream, &[5, 7]).await;
+    let words = String::from_utf8_lossy(&seen[&5]);
+    assert!(
+        words.contains("failed to connect to localhost:9") && words.contains("Connection refused"),
+        "{words}"
+    );
+    runtime.remove_pod(&sandbox).await;
+    runtime.finish().await;
+}

@@ -1,6 +1,6 @@
 //! What a new process does between its fork and its program: the child's side of a start.
 //!
-//! It tells the shim over its end of a socket pair how far it came: the descriptor of its terminal, then [`READY`] just
+//! It tells the shim over its end of a socket pair how far it came: the descriptor of its terminal, then [`Report::Ready`] just
 //! before it becomes the program, or in words why it could not.
 
 use crate::cgroup::Cgroup;

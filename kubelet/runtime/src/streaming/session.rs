@@ -123,6 +123,8 @@ pub async fn run(runtime: Runtime, asked: Asked, mut socket: WebSocket) {
     let (what, ends) = match &asked {
         Asked::Exec(request) => ("executing command in", exec(&runtime, request).await),
         Asked::Attach(request) => ("attaching to", attach(&runtime, request).await),
+        // Ports have a way of their own.
+        Asked::PortForward(_) => return,
     };
     let status = match ends {
         Ok(ends) => match copy(&mut socket, ends).await {
