@@ -18,6 +18,7 @@ mod create;
 mod delete;
 mod describe;
 mod doctor;
+mod exec;
 mod failure;
 mod get;
 mod globals;
@@ -78,6 +79,8 @@ pub enum Command {
     Delete(delete::Args),
     /// Print what a container has written
     Logs(logs::Args),
+    /// Run a command in a container
+    Exec(exec::Args),
     /// Wait until objects are as wanted
     Wait(wait::Args),
     /// List what the server serves
@@ -112,6 +115,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Describe(args) => describe::run(&globals, args).await,
         Command::Delete(args) => delete::run(&globals, args).await,
         Command::Logs(args) => logs::run(&globals, args).await,
+        Command::Exec(args) => exec::run(&globals, args).await,
         Command::Wait(args) => wait::run(&globals, args).await,
         Command::ApiResources(args) => api_resources::run(&globals, args).await,
         Command::Completion(args) => completion::run(args),

@@ -100,8 +100,8 @@ async fn execute(session: &Session, args: &Args, terminal: &mut Terminal<'_>) ->
 }
 
 async fn pods(session: &Session, args: &Args) -> Result<Vec<Value>, Failure> {
-    let collection = format!("/api/v1/namespaces/{}/pods", segment(&session.namespace));
     if !args.selector.is_empty() {
+        let collection = format!("/api/v1/namespaces/{}/pods", segment(&session.namespace));
         let list: Value =
             session.get(&query::with(&collection, &[("labelSelector", &args.selector)])).await?;
         let items = list.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
@@ -110,42 +110,64 @@ async fn pods(session: &Session, args: &Args) -> Result<Vec<Value>, Failure> {
         }
         return Ok(items);
     }
-    let Some(pod) = &args.pod else {
+    let Some(name) = &args.pod else {
         return Err(
             Failure::new("no Pod is named").hint("write `minikctl logs NAME`, or choose Pods with -l")
         );
     };
-    let name = match pod.split_once('/') {
-        None => pod.clone(),
+    Ok(vec![pod(session, name).await?])
+}
+
+/// The Pod that is named, as NAME or pod/NAME.
+///
+/// # Errors
+/// When the server does not answer, there is none, or something else is named.
+pub async fn pod(session: &Session, named: &str) -> Result<Value, Failure> {
+    let name = match named.split_once('/') {
+        None => named,
         Some((_, name)) => {
-            let targets = targets(&session.discovery().await?, std::slice::from_ref(pod))?;
+            let targets = targets(&session.discovery().await?, &[named.to_owned()])?;
             if targets.iter().any(|one| one.resource.plural != "pods") {
-                return Err(Failure::new(format!("{pod} is no Pod")).hint("choose its Pods with -l"));
+                return Err(Failure::new(format!("{named} is no Pod")).hint("name one of its Pods"));
             }
-            name.to_owned()
+            name
         }
     };
-    Ok(vec![session.get(&format!("{collection}/{}", segment(&name))).await?])
+    let path = format!("/api/v1/namespaces/{}/pods/{}", segment(&session.namespace), segment(name));
+    Ok(session.get(&path).await?)
 }
 
 /// The containers of a Pod that are meant.
 fn containers(args: &Args, pod: &Value, terminal: &mut Terminal<'_>) -> Result<Vec<Log>, Failure> {
     let name = pod.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-    let of = |field: &str| {
-        let list = pod.pointer(field).and_then(Value::as_array).cloned().unwrap_or_default();
-        let name = |one: &Value| one.get("name").and_then(Value::as_str).map(str::to_owned);
-        list.iter().filter_map(name).collect::<Vec<_>>()
-    };
-    let (ordinary, init, ephemeral) =
-        (of("/spec/containers"), of("/spec/initContainers"), of("/spec/ephemeralContainers"));
     let log = |container: &String| Log { pod: name.to_owned(), container: container.clone() };
     if args.all_containers {
-        return Ok(init.iter().chain(&ordinary).chain(&ephemeral).map(log).collect());
+        let all = ["/spec/initContainers", "/spec/containers", "/spec/ephemeralContainers"];
+        return Ok(all.iter().flat_map(|field| names(pod, field)).map(|one| log(&one)).collect());
     }
+    let wanted = args.container.as_deref().or(args.container_name.as_deref());
+    Ok(choose(pod, wanted, terminal)?.iter().map(log).collect())
+}
+
+/// The container that is wanted, or the one that is meant when none is; said when there are others.
+///
+/// # Errors
+/// When the Pod has no such container.
+pub fn choose(
+    pod: &Value,
+    wanted: Option<&str>,
+    terminal: &mut Terminal<'_>,
+) -> Result<Option<String>, Failure> {
+    let name = pod.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    let (ordinary, init, ephemeral) = (
+        names(pod, "/spec/containers"),
+        names(pod, "/spec/initContainers"),
+        names(pod, "/spec/ephemeralContainers"),
+    );
     let all = || ordinary.iter().chain(&init).chain(&ephemeral);
-    if let Some(wanted) = args.container.as_ref().or(args.container_name.as_ref()) {
+    if let Some(wanted) = wanted {
         if all().any(|one| one == wanted) {
-            return Ok(vec![log(wanted)]);
+            return Ok(Some(wanted.to_owned()));
         }
         let names = all().map(String::as_str).collect::<Vec<_>>().join(", ");
         return Err(Failure::new(format!("container {wanted} is not valid for pod {name}"))
@@ -153,17 +175,21 @@ fn containers(args: &Args, pod: &Value, terminal: &mut Terminal<'_>) -> Result<V
     }
     const DEFAULT: &str = "/metadata/annotations/kubectl.kubernetes.io~1default-container";
     let annotated = pod.pointer(DEFAULT).and_then(Value::as_str).map(str::to_owned);
-    let Some(chosen) =
-        annotated.filter(|one| all().any(|other| other == one)).or_else(|| ordinary.first().cloned())
-    else {
-        return Ok(Vec::new());
-    };
-    if all().count() > 1 {
+    let chosen =
+        annotated.filter(|one| all().any(|other| other == one)).or_else(|| ordinary.first().cloned());
+    if all().count() > 1
+        && let Some(chosen) = &chosen
+    {
         let mark = |one: &String| if init.contains(one) { format!("{one} (init)") } else { one.clone() };
         let names = all().map(mark).collect::<Vec<_>>().join(", ");
         terminal.remark(&format!("Defaulted container {chosen:?} out of: {names}"));
     }
-    Ok(vec![log(&chosen)])
+    Ok(chosen)
+}
+
+fn names(pod: &Value, field: &str) -> Vec<String> {
+    let list = pod.pointer(field).and_then(Value::as_array).cloned().unwrap_or_default();
+    list.iter().filter_map(|one| one.get("name").and_then(Value::as_str).map(str::to_owned)).collect()
 }
 
 async fn open(session: &Session, args: &Args, log: &Log) -> Result<Stream, Failure> {

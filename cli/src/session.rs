@@ -148,12 +148,7 @@ impl Session {
             return Ok(response);
         }
         let body = response.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-        let fallback = || Refusal {
-            code,
-            reason: String::new(),
-            message: String::from_utf8_lossy(&body).trim().to_owned(),
-        };
-        Err(CallError::Refused(serde_json::from_slice(&body).unwrap_or_else(|_| fallback())))
+        Err(refusal(code, &body))
     }
 
     /// Makes a call and reads its whole answer.
@@ -233,6 +228,13 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
         error = cause;
     }
     error.to_string()
+}
+
+/// A refusal as it stands in an answer's body.
+pub fn refusal(code: u16, body: &[u8]) -> CallError {
+    let fallback =
+        || Refusal { code, reason: String::new(), message: String::from_utf8_lossy(body).trim().to_owned() };
+    CallError::Refused(serde_json::from_slice(body).unwrap_or_else(|_| fallback()))
 }
 
 /// Reads an answer.

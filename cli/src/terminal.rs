@@ -36,6 +36,11 @@ impl<'a> Terminal<'a> {
         }
     }
 
+    /// A part of what a command said beside its result, as it is. What cannot be written is lost, and nothing else.
+    pub fn error_bytes(&mut self, bytes: &[u8]) {
+        let _ = self.err.write_all(bytes).and_then(|()| self.err.flush());
+    }
+
     /// A remark. One that cannot be written is lost, and nothing else.
     pub fn remark(&mut self, text: &str) {
         let _ = writeln!(self.err, "{text}");

@@ -84,6 +84,14 @@ pub enum ClientError {
     /// A certificate or key cannot be used. Final.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// No connection can be made. Retryable.
+    #[error("cannot connect to {server}")]
+    Dial {
+        /// Where to.
+        server: String,
+        /// Why.
+        source: BoxError,
+    },
     /// A call failed; retryable unless the server refused it.
     #[error("the apiserver did not answer as hoped")]
     Call(#[from] kube::Error),
@@ -115,21 +123,7 @@ pub fn connect_as(
     namespace: &str,
     agent: &'static str,
 ) -> Result<kube::Client, ClientError> {
-    let bad = || ClientError::Server { server: access.server.clone() };
-    let base: Uri = access.server.parse().map_err(|_| bad())?;
-    if base.scheme_str() != Some("https") || base.host().is_none() {
-        return Err(bad());
-    }
-    let identity = match &access.identity {
-        Identity::Data { cert, key } => ClientIdentity::Data { cert: cert.clone(), key: key.clone() },
-        Identity::Files { cert, key } => ClientIdentity::Files(KeyPairFiles::load(cert, key)?),
-        Identity::None | Identity::Token(_) | Identity::TokenFile(_) => ClientIdentity::None,
-    };
-    let roots = tls::roots(tls::parse_certs(&access.ca_pem)?)?;
-    let config = tls::client(roots, identity, &[b"h2"])?;
-    let host = access.server_name.as_deref().unwrap_or_else(|| base.host().unwrap_or_default());
-    let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|_| bad())?;
-    let connector = Connector { tls: TlsConnector::from(Arc::new(config)), name };
+    let (base, connector) = prepare(access, &[b"h2"])?;
     let pool = Pool::builder(TokioExecutor::new())
         // Calls that begin together wait for one connection; with a choice of protocols each would make its own.
         .http2_only(true)
@@ -143,6 +137,52 @@ pub fn connect_as(
         .http2_initial_stream_window_size(1 << 20)
         .build(connector);
     Ok(kube::Client::new(Transport { pool, base, identity: access.identity.clone(), agent }, namespace))
+}
+
+/// A connection of its own that speaks HTTP/1.1, for what takes a connection over, such as a WebSocket; and the value
+/// of the Authorization header, when the identity is a token.
+///
+/// # Errors
+/// When the address or a certificate cannot be used, or no connection can be made.
+pub async fn dial(
+    access: &ServerAccess,
+) -> Result<(impl AsyncRead + AsyncWrite + Unpin + Send + use<>, Option<HeaderValue>), ClientError> {
+    let (base, mut connector) = prepare(access, &[b"http/1.1"])?;
+    let failed = |source: BoxError| ClientError::Dial { server: access.server.clone(), source };
+    let bearer = bearer(&access.identity).map_err(failed)?;
+    let stream = connector.call(base).await.map_err(failed)?;
+    Ok((stream.into_inner(), bearer))
+}
+
+/// The server's address, and what connects to it.
+fn prepare(access: &ServerAccess, alpn: &[&[u8]]) -> Result<(Uri, Connector), ClientError> {
+    let bad = || ClientError::Server { server: access.server.clone() };
+    let base: Uri = access.server.parse().map_err(|_| bad())?;
+    if base.scheme_str() != Some("https") || base.host().is_none() {
+        return Err(bad());
+    }
+    let identity = match &access.identity {
+        Identity::Data { cert, key } => ClientIdentity::Data { cert: cert.clone(), key: key.clone() },
+        Identity::Files { cert, key } => ClientIdentity::Files(KeyPairFiles::load(cert, key)?),
+        Identity::None | Identity::Token(_) | Identity::TokenFile(_) => ClientIdentity::None,
+    };
+    let roots = tls::roots(tls::parse_certs(&access.ca_pem)?)?;
+    let config = tls::client(roots, identity, alpn)?;
+    let host = access.server_name.as_deref().unwrap_or_else(|| base.host().unwrap_or_default());
+    let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|_| bad())?;
+    Ok((base, Connector { tls: TlsConnector::from(Arc::new(config)), name }))
+}
+
+/// The Authorization header of a token.
+fn bearer(identity: &Identity) -> Result<Option<HeaderValue>, BoxError> {
+    let token = match identity {
+        Identity::Token(token) => token.clone(),
+        Identity::TokenFile(path) => std::fs::read_to_string(path)?,
+        _ => return Ok(None),
+    };
+    let mut value = HeaderValue::try_from(format!("Bearer {}", token.trim()))?;
+    value.set_sensitive(true);
+    Ok(Some(value))
 }
 
 /// A client over any service, such as an apiserver in the same process.
@@ -179,14 +219,7 @@ impl Transport {
         *request.uri_mut() = Uri::from_parts(parts)?;
         let agent = HeaderValue::from_static(self.agent);
         request.headers_mut().entry(http::header::USER_AGENT).or_insert(agent);
-        let token = match &self.identity {
-            Identity::Token(token) => Some(token.clone()),
-            Identity::TokenFile(path) => Some(std::fs::read_to_string(path)?),
-            _ => None,
-        };
-        if let Some(token) = token {
-            let mut value = HeaderValue::try_from(format!("Bearer {}", token.trim()))?;
-            value.set_sensitive(true);
+        if let Some(value) = bearer(&self.identity)? {
             request.headers_mut().insert(http::header::AUTHORIZATION, value);
         }
         Ok(())

@@ -22,7 +22,7 @@ mod kubeconfig;
 mod queue;
 
 pub use backoff::Backoff;
-pub use connect::{ClientError, Identity, ServerAccess, connect, connect_as, over};
+pub use connect::{ClientError, Identity, ServerAccess, connect, connect_as, dial, over};
 pub use discovery::{Discovery, Resource, segment};
 pub use election::{Elector, ElectorConfig, Led};
 pub use events::{EventApi, EventRecorder, EventType, EventWriter, ObjectRef, Reporter};
