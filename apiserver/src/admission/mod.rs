@@ -15,6 +15,7 @@ mod references;
 mod runtime_class;
 mod service_account;
 mod tolerations;
+mod topology;
 
 pub use escalation::Rights;
 pub use objects::Objects;
@@ -151,7 +152,8 @@ fn chain(objects: Arc<dyn Objects>, rights: Arc<dyn Rights>) -> Chain {
         Box::new(pod_security::PodSecurity(objects.clone())),
         Box::new(priority::Priority(objects.clone())),
         Box::new(tolerations::DefaultTolerationSeconds),
-        Box::new(runtime_class::RuntimeClass(objects)),
+        Box::new(runtime_class::RuntimeClass(objects.clone())),
+        Box::new(topology::PodTopologyLabels(objects)),
         Box::new(escalation::NoEscalation(rights)),
     ])
 }

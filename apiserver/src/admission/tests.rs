@@ -378,6 +378,22 @@ fn a_kubelet_renews_its_own_lease() {
 }
 
 #[test]
+fn a_pod_bears_the_zone_of_its_node() {
+    let zone = "topology.kubernetes.io/zone";
+    let stored =
+        || world().with("minions", json!({"metadata": {"name": "z", "labels": {zone: "1", "other": "2"}}}));
+    let bind = Request { name: "p", ..Request::create("pods/binding") };
+    let bound = bind.over(stored(), json!({"target": {"kind": "Node", "name": "z"}})).unwrap();
+    assert_eq!(bound["metadata"]["labels"], json!({zone: "1"}));
+    let unknown = bind.over(stored(), json!({"target": {"kind": "Node", "name": "none"}})).unwrap();
+    assert!(unknown.get("metadata").is_none());
+    let mut direct = pod();
+    direct["spec"]["nodeName"] = "z".into();
+    let made = Request::create("pods").over(stored(), direct).unwrap();
+    assert_eq!(made["metadata"]["labels"], json!({zone: "1"}));
+}
+
+#[test]
 fn a_namespace_says_what_its_pods_may_ask_for() {
     let labelled =
         |labels: Value| json!({"metadata": {"name": "n", "labels": labels}, "status": {"phase": "Active"}});
