@@ -34,6 +34,7 @@ use crate::status::writer::StatusWriter;
 use crate::status::{self, Facts};
 use crate::volumes::Volumes;
 use crate::watches::Watches;
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as api;
 use minik_client::EventType::{Normal, Warning};
@@ -118,6 +119,9 @@ enum Stage {
     Ended,
 }
 
+/// Labels and annotations.
+type Fields = (BTreeMap<Arc<str>, Arc<str>>, BTreeMap<String, String>);
+
 /// A Pod's worker.
 pub struct Worker {
     context: Arc<Context>,
@@ -134,7 +138,7 @@ pub struct Worker {
     /// When volumes were brought up to date last.
     refreshed: Duration,
     /// The labels and annotations that volumes may tell of.
-    fields: Option<(BTreeMap<Arc<str>, Arc<str>>, BTreeMap<String, String>)>,
+    fields: Option<Fields>,
     /// Of the Pod, as it was looked at last.
     generation: i64,
 }
@@ -391,10 +395,13 @@ impl Worker {
                     "Pod sandbox changed, it will be killed and re-created.",
                 );
             }
-            self.end_all(pod, None).await?;
+            self.unless_ending(|worker| Box::pin(worker.end_all(pod, None))).await?;
         }
         for end in &plan.ends {
-            self.end_one(pod, end).await?;
+            self.unless_ending(|worker| Box::pin(worker.end_one(pod, end))).await?;
+        }
+        if self.mailbox.is_ending() {
+            return Ok(());
         }
         if let Some(attempt) = plan.new_sandbox
             && let Err(wait) = self.new_sandbox(pod, attempt).await
@@ -434,6 +441,19 @@ impl Worker {
     fn hold(&mut self, name: &str, wait: Duration) {
         let until = self.context.now_ns().saturating_add(wait.as_nanos() as i64);
         self.memory.held.insert(name.to_owned(), until);
+    }
+
+    /// Does something that takes long, unless the Pod is to end meanwhile: then that decides how long it takes.
+    async fn unless_ending<'a>(
+        &'a mut self,
+        work: impl FnOnce(&'a mut Worker) -> BoxFuture<'a, Result<(), Duration>>,
+    ) -> Result<(), Duration> {
+        let mailbox = self.mailbox.clone();
+        // Cancel-safe: what was begun goes on in the runtime, and is asked for again.
+        tokio::select! {
+            done = work(self) => done,
+            () = mailbox.ending() => Ok(()),
+        }
     }
 
     /// A wait that grows with each failure in a row.
