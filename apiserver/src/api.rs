@@ -5,6 +5,7 @@ use crate::allocator::{Allocators, Cidr};
 use crate::authn::{Authenticator, Tokens, UserInfo};
 use crate::authz::{Attributes, Authorizer, Decision, NodeGraph, Rbac, ResourceAttributes};
 use crate::error::{ApiError, Result};
+use crate::http::Places;
 use crate::metrics::Metrics;
 use crate::request::ResourcePath;
 use crate::served::Served;
@@ -53,6 +54,7 @@ pub(crate) struct Inner {
     admission: Chain,
     allocators: Arc<Allocators>,
     pub metrics: Metrics,
+    pub places: Places,
     pub settings: Settings,
     prepared: AtomicBool,
     ending: AtomicBool,
@@ -132,6 +134,7 @@ impl Api {
             admission,
             allocators,
             metrics,
+            places: Places::default(),
             settings,
             prepared: AtomicBool::new(false),
             ending: AtomicBool::new(false),

@@ -2,7 +2,7 @@
 //! (<https://kubernetes.io/docs/tasks/debug/debug-cluster/audit/>).
 //!
 //! Lines are `audit.k8s.io/v1` events at stage ResponseComplete, in a file or on standard output. Bodies of Secrets,
-//! ConfigMaps, token requests and reviews are never written.
+//! token requests and token reviews are never written.
 
 use bytes::Bytes;
 use clap::ValueEnum;

@@ -5,6 +5,7 @@
 
 use crate::error::{ApiError, Result};
 use bytes::Bytes;
+use minik_apimachinery::{facts, proto};
 use minik_storage::Revision;
 use serde_json::{Map, Value};
 
@@ -73,13 +74,33 @@ fn quoted(bytes: &[u8]) -> Option<usize> {
 /// Brings stored bytes of whatever layout into ours.
 ///
 /// # Errors
-/// When they are no JSON object.
-pub fn at_rest(bytes: Bytes) -> std::result::Result<Bytes, serde_json::Error> {
+/// When they are no object.
+pub fn at_rest(bytes: Bytes) -> std::result::Result<Bytes, Unreadable> {
     if head(&bytes).is_some() {
         return Ok(bytes);
     }
-    let value: Value = serde_json::from_slice(&bytes)?;
-    Ok(encode(&value))
+    if !bytes.starts_with(b"k8s\0") {
+        let value: Value = serde_json::from_slice(&bytes)?;
+        return Ok(encode(&value));
+    }
+    let envelope = proto::Envelope::open(&bytes)?;
+    let ty = facts::kind(&envelope.api_version, &envelope.kind)
+        .ok_or_else(|| Unreadable::Kind(envelope.api_version.clone(), envelope.kind.clone()))?;
+    Ok(encode(&proto::decode(&envelope, ty)?))
+}
+
+/// Why stored bytes are no object. Final.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// They are no JSON.
+    #[error("it is no JSON")]
+    Json(#[from] serde_json::Error),
+    /// They are no protobuf of their kind.
+    #[error("it is no protobuf of its kind")]
+    Proto(#[from] proto::ProtoError),
+    /// Their kind is not known.
+    #[error("its kind {1} in {0} is not known")]
+    Kind(String, String),
 }
 
 /// Which of an object's type is written.
@@ -182,5 +203,16 @@ mod tests {
         assert_eq!(&ours[..], b"{\"kind\":\"X\",\"apiVersion\":\"v1\",\"metadata\":{}}");
         assert_eq!(spliced(&ours, Some(0), Typed::Yes)["metadata"]["resourceVersion"], "0");
         assert!(at_rest(Bytes::from_static(b"k8s\0")).is_err());
+        assert!(at_rest(Bytes::from_static(b"[1")).is_err());
+    }
+
+    #[test]
+    fn stored_protobuf_is_read() {
+        let object =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"x": "y"}});
+        let ty = facts::kind("v1", "ConfigMap").unwrap();
+        let ours = at_rest(proto::encode(&object, ty).into()).unwrap();
+        let seen: Value = serde_json::from_slice(&ours).unwrap();
+        assert_eq!((&seen["data"], &seen["metadata"]["name"]), (&json!({"x": "y"}), &json!("a")));
     }
 }

@@ -47,6 +47,7 @@ pub trait Follower: Send + Sync {
 /// The cache of one folder of the store.
 struct Folder {
     name: &'static str,
+    strategy: &'static dyn Strategy,
     cache: Cache,
     followers: Vec<Arc<dyn Follower>>,
 }
@@ -102,7 +103,7 @@ impl World {
                 followers.iter().for_each(|one| one.put(name, &object));
             }
             let cache = Cache::new(everything, Box::new(move |bytes| describe(strategy, bytes)));
-            folders.insert(name, Folder { name, cache, followers });
+            folders.insert(name, Folder { name, strategy, cache, followers });
         }
         let reached = watch::Sender::new(revision);
         Ok(World {
@@ -293,16 +294,14 @@ impl World {
 
 impl Folder {
     fn apply(&self, change: Change) {
-        let (key, value) = (change.key.clone(), change.value.clone());
-        let before = self.cache.get(&key).filter(|_| value.is_none());
-        self.cache.apply(change);
-        if self.followers.is_empty() {
-            return;
-        }
-        match (value, before) {
-            (Some(value), _) => {
-                // What could not be read was left out before.
-                let object = serde_json::from_slice(&value).unwrap_or_default();
+        let before = self.cache.get(&change.key).filter(|_| change.value.is_none());
+        // What could not be read was left out before.
+        let object: Option<Value> =
+            change.value.as_ref().map(|value| serde_json::from_slice(value).unwrap_or_default());
+        let header = object.as_ref().map(|object| header_of(self.strategy, object));
+        self.cache.apply_described(change, header);
+        match (object, before) {
+            (Some(object), _) => {
                 self.followers.iter().for_each(|one| one.put(self.name, &object));
             }
             (None, Some(item)) => {
@@ -336,10 +335,13 @@ fn readable(key: &str, value: Bytes) -> Option<Bytes> {
 /// What the cache must know of an object.
 fn describe(strategy: &'static dyn Strategy, bytes: &[u8]) -> Header {
     // Only what could be read gets here.
-    let object: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    header_of(strategy, &serde_json::from_slice(bytes).unwrap_or_default())
+}
+
+fn header_of(strategy: &dyn Strategy, object: &Value) -> Header {
     let meta = |name: &str| object["metadata"][name].as_str().unwrap_or_default();
     let labels = object["metadata"]["labels"].as_object().into_iter().flatten();
-    let fields = strategy.selectable_fields(&object);
+    let fields = strategy.selectable_fields(object);
     Header {
         namespace: meta("namespace").into(),
         name: meta("name").into(),

@@ -31,6 +31,7 @@ use crate::verbs::Target;
 use bytes::Bytes;
 use futures::FutureExt;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::upgrade::OnUpgrade;
 use minik_apimachinery::time;
@@ -39,12 +40,29 @@ use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// How long a request may take that is no watch.
 const WITHIN: Duration = Duration::from_secs(60);
 /// Requests at once that change nothing, and that change something: upstream's numbers.
-const READING: i64 = 400;
-const WRITING: i64 = 200;
+const READING: usize = 400;
+const WRITING: usize = 200;
+/// How long a request waits for its turn when there are more.
+const TURN_WITHIN: Duration = Duration::from_secs(10);
+/// The largest answer that is repeated in the audit log.
+const AUDITED: u64 = 1 << 20;
+
+/// Places for requests that are under way.
+pub(crate) struct Places {
+    reading: Semaphore,
+    writing: Semaphore,
+}
+
+impl Default for Places {
+    fn default() -> Places {
+        Places { reading: Semaphore::new(READING), writing: Semaphore::new(WRITING) }
+    }
+}
 
 /// Subresources that others answer: kubelets, Pods, whatever listens on a node.
 const HANDED_ON: [&str; 5] = ["log", "exec", "attach", "portforward", "proxy"];
@@ -135,8 +153,23 @@ impl Api {
             response.headers_mut().insert("audit-id", id);
         }
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
-        self.report(&told, response.status(), started);
+        let (response, answered) = self.audited(response).await;
+        self.report(&told, response.status(), started, answered);
         response
+    }
+
+    /// The answer, and its body too where the audit log repeats it; streams and what is very large are left alone.
+    async fn audited(&self, response: Response<Body>) -> (Response<Body>, Option<Bytes>) {
+        let size = response.body().size_hint().exact();
+        if self.settings().audit.level() < AuditLevel::RequestResponse
+            || size.is_none_or(|size| size > AUDITED)
+        {
+            return (response, None);
+        }
+        let (parts, body) = response.into_parts();
+        // A whole body does not fail.
+        let bytes = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        (Response::from_parts(parts, full(bytes.clone())), Some(bytes))
     }
 
     async fn answer_inside<B>(
@@ -157,19 +190,16 @@ impl Api {
         let user = impersonate::effective(&user, &headers, |attributes| self.authorize(attributes))?;
         self.authorize(&Attributes::of(&user, &told.info))?;
         if let Some(target) = self.handed_on(&told.info)? {
-            let body = read_body(body).await?;
+            let late = |_| ApiError::BadRequest("the body did not come in time".into());
+            let body = tokio::time::timeout(WITHIN, read_body(body)).await.map_err(late)??;
             let query = told.uri.split_once('?').map_or("", |(_, query)| query).to_owned();
             let (method, path) = (told.method.clone(), told.info.path.clone());
             let connect = Connect { method, path, query, headers, body, user, upgrade };
             return Ok(passed_on(self.connect(connect, target).await?));
         }
         let mutating = !matches!(told.info.verb, Verb::Get | Verb::List | Verb::Watch);
+        let _turn = self.turn(mutating).await?;
         let gauge = self.inner().metrics.inflight(mutating);
-        if gauge.get() >= if mutating { WRITING } else { READING } {
-            self.inner().metrics.refused(429);
-            let message = "Too many requests, please try again later.".into();
-            return Err(ApiError::TooManyRequests { message, retry_after_seconds: 1 });
-        }
         let _counted = (told.info.verb != Verb::Watch).then(|| Counted::new(gauge));
         let work = async {
             let body = read_body(body).await?;
@@ -184,6 +214,20 @@ impl Api {
                 on: crate::error::Named::default(),
                 message: "request did not complete within the allotted timeout".into(),
             }),
+        }
+    }
+
+    /// Waits for a place among the requests under way, so that a burst is spread and not refused.
+    async fn turn(&self, mutating: bool) -> Result<SemaphorePermit<'_>> {
+        let places = &self.inner().places;
+        let places = if mutating { &places.writing } else { &places.reading };
+        match tokio::time::timeout(TURN_WITHIN, places.acquire()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            Ok(Err(_)) | Err(_) => {
+                self.inner().metrics.refused(429);
+                let message = "Too many requests, please try again later.".into();
+                Err(ApiError::TooManyRequests { message, retry_after_seconds: 1 })
+            }
         }
     }
 
@@ -236,7 +280,7 @@ impl Api {
         uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid().to_string()
     }
 
-    fn report(&self, told: &Told, code: StatusCode, started: Duration) {
+    fn report(&self, told: &Told, code: StatusCode, started: Duration, answered: Option<Bytes>) {
         let info = &told.info;
         let known = info.resource.as_ref().and_then(|path| self.served_at(path));
         let subresource = info.resource.as_ref().map_or("", |path| path.subresource.as_str());
@@ -263,7 +307,7 @@ impl Api {
             object: info.resource.as_ref().map(object_reference),
             code: code.as_u16(),
             times: (time::micros(told.began), time::micros(self.now())),
-            bodies: (told.body.as_ref(), None),
+            bodies: (told.body.as_ref(), answered.as_ref()),
             open: !secret,
         });
     }

@@ -234,13 +234,19 @@ impl Cache {
 
     /// Takes over a change of this resource. Changes come in order, each once.
     pub fn apply(&self, change: Change) {
+        let header = change.value.as_ref().map(|value| (self.describe)(value));
+        self.apply_described(change, header);
+    }
+
+    /// The same for a caller who has read the value and knows its header already.
+    pub fn apply_described(&self, change: Change, header: Option<Header>) {
         let mut window = self.window();
         let state = self.state.load_full();
         let before = state.items.get(&change.key).cloned();
         let mut items = state.items.clone();
         let (kind, item, before) = match change.value {
             Some(value) => {
-                let header = (self.describe)(&value);
+                let header = header.unwrap_or_default();
                 let item = Arc::new(Item {
                     key: change.key.clone(),
                     revision: change.revision,

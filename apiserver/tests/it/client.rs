@@ -49,6 +49,11 @@ fn administrator() -> Peer {
 impl Client {
     /// A new cluster without controllers.
     pub async fn new() -> Client {
+        Client::audited(Audit::default()).await
+    }
+
+    /// The same, whose requests are told.
+    pub async fn audited(audit: Audit) -> Client {
         let chance = Arc::new(SeededChance::new(7));
         let settings = Settings {
             prefix: "/registry".into(),
@@ -61,7 +66,7 @@ impl Client {
             chance,
             metrics: prometheus::Registry::new(),
             kubelets: Kubelets::none(),
-            audit: Audit::default(),
+            audit,
         };
         let api = Api::open(Arc::new(Memory::new()), settings, None).await.unwrap();
         let shutdown = Shutdown::new();
