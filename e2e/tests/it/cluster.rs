@@ -104,3 +104,55 @@ fn anyone_may_run_a_control_plane() -> Result<()> {
     assert!(!dir.path().join(".local/state/minik").exists() && !dir.path().join("run/minik").exists());
     Ok(())
 }
+
+/// A real etcd on free loopback ports; it ends with its value.
+struct Etcd {
+    child: std::process::Child,
+    url: String,
+    _data: tempfile::TempDir,
+}
+
+impl Etcd {
+    fn start() -> Result<Etcd> {
+        use anyhow::Context;
+        let data = tempfile::tempdir()?;
+        let free = || -> Result<u16> { Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port()) };
+        let (client, peer) = (free()?, free()?);
+        let (url, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+        let child = std::process::Command::new("etcd")
+            .args(["--data-dir", &data.path().display().to_string(), "--log-level", "error"])
+            .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("default={peer}")])
+            .spawn()
+            .context("install etcd-server first: scripts/test does it")?;
+        let etcd = Etcd { child, url, _data: data };
+        minik_e2e::harness::eventually(std::time::Duration::from_secs(20), || {
+            std::net::TcpStream::connect(("127.0.0.1", client)).map(drop).map_err(|error| error.to_string())
+        })?;
+        Ok(etcd)
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        // One that has ended already is what is wished for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn data_in_etcd_outlives_the_cluster() -> Result<()> {
+    let etcd = Etcd::start()?;
+    let flags = ["--etcd-servers", &etcd.url];
+    let cluster = TestCluster::up_with(0, &flags)?;
+    cluster.kubectl_ok("create configmap kept --from-literal=a=b", "")?;
+    let said = cluster.minikctl(&["cluster", "list"])?;
+    assert!(said.out.contains(&etcd.url), "{said:?}");
+    assert!(!cluster.cluster()?.layout().state.join("data").exists());
+    cluster.finish()?;
+    let cluster = TestCluster::up_with(0, &flags)?;
+    assert_eq!(cluster.kubectl_ok("get configmap kept -o jsonpath={.data.a}", "")?, "b");
+    cluster.finish()
+}

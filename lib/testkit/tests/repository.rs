@@ -128,6 +128,25 @@ fn libraries_ship_no_fixtures() {
     }
 }
 
+/// The README says why each dependency is there, and one that nobody uses is not there.
+#[test]
+fn dependencies_are_used_and_explained() {
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let listed = manifest.split("[workspace.dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
+    let names = listed.lines().filter_map(|line| line.split_once(" = ")).map(|(name, _)| name.trim());
+    let used: BTreeSet<String> = manifests()
+        .into_values()
+        .flat_map(|manifest| manifest.normal.into_iter().chain(manifest.other))
+        .collect();
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let words: BTreeSet<&str> =
+        readme.split(|c: char| !(c.is_ascii_alphanumeric() || "-_".contains(c))).collect();
+    for name in names.filter(|name| !name.starts_with("minik")) {
+        assert!(used.contains(name), "no crate uses the workspace's dependency {name}");
+        assert!(words.contains(name), "the README does not say why {name} is there");
+    }
+}
+
 /// A source's line without its comment, roughly: enough for the words looked for below.
 fn code(line: &str) -> &str {
     line.split("//").next().unwrap_or("")
