@@ -238,6 +238,20 @@ impl Api {
         if !path.subresource.is_empty() && !served.has_subresource(&path.subresource) {
             return Err(ApiError::NoSuchPath);
         }
+        let own_namespace = served.resource.plural == "namespaces" && served.resource.group.is_empty();
+        if !served.resource.namespaced() && !path.namespace.is_empty() && !own_namespace {
+            return Err(ApiError::NoSuchPath);
+        }
+        if served.resource.namespaced() && path.namespace.is_empty() {
+            // Without a namespace there are only the collections of all namespaces, which can be read.
+            match info.verb {
+                Verb::List | Verb::Watch => {}
+                Verb::Create | Verb::DeleteCollection if path.name.is_empty() => {
+                    return Err(ApiError::MethodNotAllowed);
+                }
+                _ => return Err(ApiError::NoSuchPath),
+            }
+        }
         let name = if info.is_collection() { "" } else { path.name.as_str() };
         let namespace = if served.resource.namespaced() { path.namespace.as_str() } else { "" };
         let target = Target { served, namespace, name, subresource: &path.subresource };
