@@ -24,6 +24,11 @@ struct Hierarchy {
 }
 
 impl Hierarchy {
+    /// Whether Pods get limits in it; in others the runtime makes what it needs.
+    fn limits(&self) -> bool {
+        self.controllers.is_empty() || LIMITED.iter().any(|controller| self.has(controller))
+    }
+
     fn has(&self, controller: &str) -> bool {
         self.controllers.iter().any(|one| one == controller)
     }
@@ -80,7 +85,7 @@ impl Cgroups {
     }
 
     fn make_now(&self, path: &str, limits: &PodLimits) -> Result<(), CgroupError> {
-        for hierarchy in &self.hierarchies {
+        for hierarchy in self.hierarchies.iter().filter(|one| one.limits()) {
             let dir = self.make_dirs(hierarchy, path)?;
             limit(hierarchy, &dir, limits, self.most_pids).map_err(|source| CgroupError {
                 what: "limit",
@@ -253,18 +258,16 @@ fn hierarchies(mounts: &str, own: &str) -> Vec<Hierarchy> {
         let below = base.strip_prefix(root.trim_end_matches('/')).unwrap_or(base);
         all.push(Hierarchy { controllers, base: Path::new(point).join(below.trim_start_matches('/')) });
     }
-    // A hybrid's version 2 has no controllers to limit with; a version 1 hierarchy of another sort needs no cgroup of ours.
+    // A hybrid's version 2 has no controllers to limit with.
     let is_hybrid = all.iter().any(|one| one.has("memory") || one.has("cpu"));
-    all.retain(|one| match one.controllers.is_empty() {
-        true => !is_hybrid,
-        false => LIMITED.iter().any(|controller| one.has(controller)),
-    });
+    all.retain(|one| !is_hybrid || !one.controllers.is_empty());
     all.dedup_by(|a, b| a.controllers == b.controllers);
     all
 }
 
 fn is_option(word: &str) -> bool {
-    matches!(word, "rw" | "ro" | "xattr" | "clone_children" | "noprefix") || word.contains('=')
+    matches!(word, "rw" | "ro" | "xattr" | "clone_children" | "noprefix")
+        || word.starts_with("release_agent=")
 }
 
 fn own_path(own: &str, controllers: &[String]) -> String {
@@ -299,8 +302,14 @@ mod tests {
             found.iter().map(|one| format!("{:?} {}", one.controllers, one.base.display())).collect();
         assert_eq!(
             lines,
-            [r#"["cpu"] /sys/fs/cgroup/cpu/"#, r#"["memory"] /sys/fs/cgroup/memory/process_api/x"#]
+            [
+                r#"["cpu"] /sys/fs/cgroup/cpu/"#,
+                r#"["memory"] /sys/fs/cgroup/memory/process_api/x"#,
+                r#"["name=systemd"] /sys/fs/cgroup/systemd/"#,
+            ]
         );
+        let limited: Vec<bool> = found.iter().map(Hierarchy::limits).collect();
+        assert_eq!(limited, [true, true, false], "the third is only cleared");
         let v2 = hierarchies("41 31 0:38 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n", "0::/user.slice\n");
         assert_eq!(v2[0].base, Path::new("/sys/fs/cgroup/user.slice"));
     }
