@@ -25,7 +25,7 @@ enum Service {
     /// Starts a cluster's processes, watches them, starts them again
     Supervise(minik_cluster::SuperviseFlags),
     /// Runs a node's Pods
-    Kubelet(minik_kubelet::Flags),
+    Kubelet(Box<minik_kubelet::Flags>),
     /// Runs a node's containers, for a kubelet
     Runtime(minik_runtime::Flags),
     /// Places Pods on nodes
