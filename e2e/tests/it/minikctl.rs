@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use minik_e2e::harness::TestCluster;
+use minik_e2e::images::BUSYBOX;
 
 const OBJECTS: &str = "apiVersion: v1
 kind: ConfigMap
@@ -120,5 +121,25 @@ fn without_a_cluster_it_is_said_what_to_do() -> Result<()> {
         "{}",
         said.err
     );
+    cluster.finish()
+}
+
+#[test]
+fn commands_run_in_containers_and_end_as_they_ended() -> Result<()> {
+    let cluster = TestCluster::with_node()?;
+    let pod = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: box}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  - {{name: main, image: \"{BUSYBOX}\", command: [sh, -c, \"echo started; trap 'exit 0' TERM; sleep 1000 & wait\"]}}\n"
+    );
+    minikctl(&cluster, "apply -f -", &pod)?;
+    minikctl(&cluster, "wait --for=condition=Ready pod/box", "")?;
+    assert_eq!(minikctl(&cluster, "exec box -- echo hello", "")?, "hello\n");
+    assert_eq!(minikctl(&cluster, "exec -i pod/box -c main -- cat", "through\n")?, "through\n");
+    let failed = cluster.minikctl(&["exec", "box", "--", "sh", "-c", "echo out; echo err >&2; exit 3"])?;
+    assert_eq!((failed.code, failed.out.as_str()), (3, "out\n"));
+    assert_eq!(failed.err, "err\ncommand terminated with exit code 3\n");
+    assert_eq!(minikctl(&cluster, "logs box", "")?, "started\n");
+    let none = cluster.minikctl(&["exec", "box", "-c", "none", "--", "true"])?;
+    assert_eq!(none.err, "minikctl: container none is not valid for pod box: it has main\n");
+    assert_eq!(minikctl(&cluster, "delete pod box", "")?, cluster_words("pod", "box"));
     cluster.finish()
 }
