@@ -73,9 +73,32 @@ pub enum RuntimeError {
         /// Why.
         source: io::Error,
     },
+    /// A container's program cannot be started. Final.
+    #[error("failed to create shim task: OCI runtime create failed: {0}")]
+    Start(minik_shim::protocol::Refusal),
+    /// A command's program cannot be started. Final.
+    #[error(
+        "failed to exec in container: failed to start exec {id:?}: OCI runtime exec failed: exec failed: {refusal}"
+    )]
+    Exec {
+        /// The command's id.
+        id: String,
+        /// Why.
+        refusal: minik_shim::protocol::Refusal,
+    },
     /// It did not end in time. Retryable.
     #[error("{0}")]
     TimedOut(String),
+}
+
+/// Whether a shim's refusal is about the program itself.
+fn of_program(error: &ShimError) -> Option<&minik_shim::protocol::Refusal> {
+    match error {
+        ShimError::Refused(refusal) if refusal.kind == minik_shim::protocol::RefusalKind::Start => {
+            Some(refusal)
+        }
+        _ => None,
+    }
 }
 
 /// A file that could not be used.

@@ -55,7 +55,9 @@ async fn programs_that_cannot_start_are_told_in_words() {
     ] {
         let id = runtime.create(&sandbox, &pod, command(words)).await.unwrap();
         let error = runtime.start(&id).await.unwrap_err();
-        assert!(error.message().ends_with(expected), "{error:?}");
+        let whole = "failed to create shim task: OCI runtime create failed: unable to start container process: \
+            error during container init: ";
+        assert_eq!(error.message(), format!("{whole}{expected}"));
         let status = runtime.status(&id).await;
         assert_eq!((status.exit_code, status.reason.as_str()), (128, "StartError"));
         assert!(status.message.ends_with(expected), "{}", status.message);

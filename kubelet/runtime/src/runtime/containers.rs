@@ -121,16 +121,20 @@ impl Runtime {
             }
             Ok(_) => Err(RuntimeError::State("the shim answers something else".to_owned())),
             Err(error) => {
+                let error = match super::of_program(&error) {
+                    Some(refusal) => RuntimeError::Start(refusal.clone()),
+                    None => RuntimeError::from(error),
+                };
                 let now = self.now_ns();
                 self.change_container(&id, |record| {
                     record.phase = Phase::Exited;
                     record.exit_code = START_ERROR_CODE;
                     record.finished_at_ns = now;
                     record.reason = "StartError".to_owned();
-                    record.message = format!("failed to start container: {error}");
+                    record.message = error.to_string();
                 });
                 self.happened(&id, &record.sandbox, ContainerEventType::ContainerStoppedEvent);
-                Err(error.into())
+                Err(error)
             }
         }
     }

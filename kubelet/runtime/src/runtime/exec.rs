@@ -65,7 +65,10 @@ impl Runtime {
             other => {
                 self.execs.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
                 match other {
-                    Err(error) => Err(error.into()),
+                    Err(error) => Err(match super::of_program(&error) {
+                        Some(refusal) => RuntimeError::Exec { id, refusal: refusal.clone() },
+                        None => error.into(),
+                    }),
                     Ok(_) => Err(RuntimeError::State("the shim answers something else".to_owned())),
                 }
             }

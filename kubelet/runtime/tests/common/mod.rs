@@ -424,6 +424,7 @@ fn cgroup_folders(name: &str) -> Vec<PathBuf> {
         }
     };
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+    look(Path::new("/sys/fs/cgroup"));
     for tree in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
         look(&tree.path());
         for line in own.lines() {

@@ -162,7 +162,9 @@ impl Server {
     fn finish_start(&mut self, index: usize, progress: Progress, status: Option<WaitStatus>) {
         let start = self.starts.remove(index);
         if let Progress::Failed(words) = progress {
-            let words = format!("unable to start container process: error during container init: {words}");
+            // The words that people and tools know from other runtimes.
+            let during = if start.exec.is_none() { "error during container init: " } else { "" };
+            let words = format!("unable to start container process: {during}{words}");
             // It has nothing to do any more but to end; until then its cgroup cannot go.
             if status.is_none() {
                 let _ = rustix::process::waitpid(Pid::from_raw(start.pid), WaitOptions::empty());
