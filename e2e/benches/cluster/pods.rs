@@ -40,7 +40,7 @@ impl Projection for PodPhase {
 /// What was seen of a Pod, and when.
 enum Seen {
     Running(Arc<str>),
-    Gone(Arc<str>),
+    Gone,
 }
 
 struct Bench {
@@ -62,7 +62,7 @@ impl Bench {
             let name = change.object().metadata.name.clone();
             let running = change.object().status.phase == "Running";
             let seen = match change {
-                Change::Deleted(_) => Seen::Gone(name),
+                Change::Deleted(_) => Seen::Gone,
                 _ if running => Seen::Running(name),
                 _ => return,
             };
@@ -112,7 +112,7 @@ impl Bench {
         }
         let (began, mut gone) = (Instant::now(), 0);
         while gone < names.len() {
-            if let (_, Seen::Gone(_)) = self.next(began).await? {
+            if let (_, Seen::Gone) = self.next(began).await? {
                 gone += 1;
             }
         }
