@@ -204,6 +204,11 @@ impl Writer<'_> {
     }
 
     fn note(&self, managed: &mut Managed, old: &Value, new: &Value, name: &str) {
+        let schema = schema::Schema::of_type(self.ty);
+        if !walk::has_keys(old, schema) || !walk::has_keys(new, schema) {
+            // What cannot be compared changes no ownership; validation will refuse it where it matters.
+            return;
+        }
         let writer = Manager::new(name, Operation::Update, self.api_version, self.subresource);
         self.updater().update(self.versioned(old), new, managed, &writer, &time::seconds(self.now));
         managed.cap();
@@ -221,6 +226,10 @@ impl Writer<'_> {
             self.note(&mut managed, &empty, old, "before-first-apply");
         }
         let schema = schema::Schema::of_type(self.ty);
+        if !walk::has_keys(old, schema) {
+            let problem = "failed to create typed live object: a list has an element without its keys";
+            return Err(Refusal::Shape(problem.to_owned()));
+        }
         let problems = walk::check(config, schema);
         if !problems.is_empty() {
             let problems = problems.join("\n");

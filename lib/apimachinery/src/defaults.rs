@@ -192,7 +192,6 @@ fn pod(fields: &mut Fields) {
             requests_from_limits(container.get_mut("resources"));
         }
     }
-    pod_level_requests(spec);
     or(spec, "enableServiceLinks", true);
     if number(spec, "terminationGracePeriodSeconds") < 0 {
         spec.insert("terminationGracePeriodSeconds".into(), 1.into());
@@ -210,9 +209,9 @@ fn requests_from_limits(resources: Option<&mut Value>) {
     }
 }
 
-/// What is asked for at the level of the Pod, where anything is: huge pages as the containers limit them; then, beside
+/// Fills in what a new Pod asks for as a whole, once admission has given it all its containers. Where anything is said: huge pages as the containers limit them; then, beside
 /// limits, requests as the containers ask, or else as the limits say.
-fn pod_level_requests(spec: &mut Fields) {
+pub fn pod_level_resources(spec: &mut Map<String, Value>) {
     let Some(Value::Object(mut resources)) = spec.get("resources").cloned() else { return };
     let list = |resources: &Fields, field: &str| -> Fields {
         resources.get(field).and_then(Value::as_object).cloned().unwrap_or_default()
@@ -417,15 +416,13 @@ fn service(fields: &mut Fields) {
     let Some(Value::Object(spec)) = fields.get_mut("spec") else { return };
     or_text(spec, "sessionAffinity", "None");
     or_text(spec, "type", "ClusterIP");
-    if text(spec, "sessionAffinity") == "None" {
-        spec.remove("sessionAffinityConfig");
-    } else {
-        let config = spec.entry("sessionAffinityConfig").or_insert_with(|| json!({}));
-        let client_ip =
-            config.as_object_mut().map(|config| config.entry("clientIP").or_insert_with(|| json!({})));
-        if let Some(Value::Object(client_ip)) = client_ip {
-            or(client_ip, "timeoutSeconds", 10800);
+    match text(spec, "sessionAffinity") {
+        "None" => drop(spec.remove("sessionAffinityConfig")),
+        "ClientIP" if spec.get("sessionAffinityConfig").is_none_or(without_timeout) => {
+            let config = json!({"clientIP": {"timeoutSeconds": 10800}});
+            spec.insert("sessionAffinityConfig".into(), config);
         }
+        _ => {}
     }
     for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
         let Value::Object(port) = port else { continue };
@@ -449,6 +446,10 @@ fn service(fields: &mut Fields) {
         or(spec, "allocateLoadBalancerNodePorts", true);
         load_balancer_status(fields);
     }
+}
+
+fn without_timeout(config: &Value) -> bool {
+    config.pointer("/clientIP/timeoutSeconds").is_none_or(Value::is_null)
 }
 
 /// A load balancer's address is a virtual one unless it is said otherwise.

@@ -126,3 +126,22 @@ fn what_is_no_object_of_the_type_is_refused() {
     check(json!({"apiVersion": "v1", "data": {"a": 1}}), ".data.a: expected a string");
     check(json!({"apiVersion": "v1", "data": []}), ".data: expected a map");
 }
+
+fn gates(manager: &str, live: Option<&Value>, names: Option<Value>) -> Value {
+    let mut config = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "n"},
+        "spec": {"containers": [{"name": "c"}]}});
+    if let Some(names) = names {
+        config["spec"]["schedulingGates"] = names;
+    }
+    let ty = crate::facts::kind("v1", "Pod").unwrap();
+    Writer { ty, ..writer(manager) }.apply(live, &config, true).unwrap()
+}
+
+#[test]
+fn what_others_own_of_a_list_stays() {
+    let one = gates("a", None, Some(json!([{}])));
+    let two = gates("b", Some(&one), Some(json!([{"name": "x/y"}])));
+    assert_eq!(two["spec"]["schedulingGates"], json!([{"name": ""}, {"name": "x/y"}]));
+    let three = gates("b", Some(&two), None);
+    assert_eq!(three["spec"]["schedulingGates"], json!([{"name": ""}]));
+}

@@ -106,7 +106,7 @@ fn fields_of(value: &Value, schema: Schema, at: &mut Vec<PathElement>, set: &mut
             }
         }
         (Schema::List(..), Value::Array(items)) => {
-            for (element, items) in by_key(items, schema) {
+            for (element, items) in by_key_or_none(items, schema) {
                 at.push(element);
                 // Of repeated elements only their presence counts.
                 if let [item] = items[..] {
@@ -118,6 +118,34 @@ fn fields_of(value: &Value, schema: Schema, at: &mut Vec<PathElement>, set: &mut
         }
         (Schema::Struct(..) | Schema::Map(..) | Schema::List(..), _) => {}
         (Schema::Scalar(_) | Schema::Untyped, _) => set.insert(at),
+    }
+}
+
+/// What stands for elements that bear no key: what pruning leaves of an element may be one.
+const NO_KEY: PathElement = PathElement::Key(Vec::new());
+
+fn by_key_or_none(items: &[Value], schema: Schema) -> BTreeMap<PathElement, Vec<&Value>> {
+    let mut found = by_key(items, schema);
+    let keyless: Vec<&Value> = items.iter().filter(|item| schema.element_key(item).is_err()).collect();
+    if !keyless.is_empty() {
+        found.insert(NO_KEY, keyless);
+    }
+    found
+}
+
+/// Whether every element of an associative list bears a key, so that the tree can be compared.
+pub(super) fn has_keys(value: &Value, schema: Schema) -> bool {
+    if schema.is_atomic() {
+        return true;
+    }
+    match (schema, value) {
+        (Schema::Struct(..) | Schema::Map(..), Value::Object(fields)) => {
+            fields.iter().all(|(name, value)| schema.member(name).is_none_or(|next| has_keys(value, next)))
+        }
+        (Schema::List(..), Value::Array(items)) => {
+            items.iter().all(|item| schema.element_key(item).is_ok() && has_keys(item, schema.element()))
+        }
+        _ => true,
     }
 }
 
@@ -399,7 +427,7 @@ pub(super) fn remove(value: &Value, set: &Set, schema: Schema) -> Value {
         (Schema::List(..), Value::Array(items)) => {
             let mut kept = Vec::new();
             for item in items {
-                let Ok(key) = schema.element_key(item) else { continue };
+                let key = schema.element_key(item).unwrap_or(NO_KEY);
                 if set.has(&key) {
                     continue;
                 }

@@ -253,8 +253,10 @@ pub(crate) fn check_env_from(sources: &[api::EnvFromSource], path: &Path, errors
                 invalid(format::config_source_name(name), name, &at, errors);
             }
         }
-        if named.len() != 1 {
-            errors.push(FieldError::invalid(path, "", "each entry must name one ConfigMap or Secret"));
+        match named.len() {
+            0 => errors.push(FieldError::invalid(path, "", "each entry must name a ConfigMap or Secret")),
+            1 => {}
+            _ => errors.push(FieldError::invalid(path, "", "no entry may name more than one source")),
         }
     }
 }

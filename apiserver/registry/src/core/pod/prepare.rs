@@ -12,6 +12,9 @@ use crate::view::{at, carry_over, generation, items, set_generation, str_at, try
 /// A new Pod: pending, of the first generation, without what stock v1.37 has switched off.
 pub(crate) fn create(obj: &mut Value, now: Timestamp) {
     set_generation(obj, 1);
+    if let Some(spec) = obj.get_mut("spec").and_then(Value::as_object_mut) {
+        minik_apimachinery::defaults::pod_level_resources(spec);
+    }
     drop_disabled(obj, None);
     merge_label_keys(obj);
     let spec: Option<api::PodSpec> = obj.get("spec").and_then(try_view);
