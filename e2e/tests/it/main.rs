@@ -2,6 +2,7 @@
 
 mod cluster;
 mod controllers;
+mod host_ports;
 mod images;
 mod kubectl;
 mod minikctl;

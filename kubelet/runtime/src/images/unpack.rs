@@ -153,3 +153,123 @@ fn device<R: Read>(entry: &Entry<'_, R>) -> io::Result<u64> {
     let (major, minor) = (header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0));
     Ok(rustix::fs::makedev(major, minor))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What an entry is; the string is a link's target.
+    #[derive(Clone, Debug)]
+    enum Kind {
+        Folder,
+        File,
+        Symlink(String),
+        Link(String),
+        Whiteout,
+        Opaque,
+    }
+
+    fn path() -> impl Strategy<Value = String> {
+        let part = prop::sample::select(vec!["a", "b", "link", "..", ".", "", "outside"]);
+        (any::<bool>(), prop::collection::vec(part, 1..5))
+            .prop_map(|(absolute, parts)| format!("{}{}", if absolute { "/" } else { "" }, parts.join("/")))
+    }
+
+    fn entry() -> impl Strategy<Value = (String, Kind)> {
+        let kind = prop_oneof![
+            Just(Kind::Folder),
+            Just(Kind::File),
+            path().prop_map(Kind::Symlink),
+            path().prop_map(Kind::Link),
+            Just(Kind::Whiteout),
+            Just(Kind::Opaque),
+        ];
+        (path(), kind)
+    }
+
+    fn archive(entries: &[(String, Kind)]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (path, kind) in entries {
+            let mut header = tar::Header::new_gnu();
+            let (name, entry_type, target) = match kind {
+                Kind::Folder => (path.clone(), EntryType::Directory, ""),
+                Kind::File => (path.clone(), EntryType::Regular, ""),
+                Kind::Symlink(target) => (path.clone(), EntryType::Symlink, target.as_str()),
+                Kind::Link(target) => (path.clone(), EntryType::Link, target.as_str()),
+                Kind::Whiteout => (format!("{path}/.wh.a"), EntryType::Regular, ""),
+                Kind::Opaque => (format!("{path}/.wh..wh..opq"), EntryType::Regular, ""),
+            };
+            header.set_entry_type(entry_type);
+            header.set_mode(0o755);
+            (header.set_uid(0), header.set_gid(0), header.set_mtime(0));
+            header.set_size(0);
+            let fields = header.as_old_mut();
+            fields.name[..name.len()].copy_from_slice(name.as_bytes());
+            fields.linkname[..target.len()].copy_from_slice(target.as_bytes());
+            header.set_cksum();
+            builder.append(&header, std::io::empty()).unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    /// Everything below a folder but `inside`, with the time of the last change.
+    fn listing(folder: &Path, inside: &Path, found: &mut Vec<(PathBuf, std::time::SystemTime, u64)>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let metadata = path.symlink_metadata().unwrap();
+            if path != inside {
+                found.push((
+                    path.clone(),
+                    metadata.modified().unwrap(),
+                    std::os::unix::fs::MetadataExt::nlink(&metadata),
+                ));
+                if metadata.is_dir() {
+                    listing(&path, inside, found);
+                }
+            }
+        }
+        found.sort();
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+        /// Whatever an archive holds, over whatever lies below: it may be refused, but nothing outside its folder, and
+        /// nothing of the layers below, is made, changed or given another name.
+        #[test]
+        fn nothing_outside_is_touched(
+            below in prop::collection::vec(entry(), 0..12),
+            above in prop::collection::vec(entry(), 0..12),
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let (lower, upper) = (folder.path().join("x/lower"), folder.path().join("x/upper"));
+            std::fs::create_dir_all(folder.path().join("outside")).unwrap();
+            std::fs::create_dir_all(&lower).unwrap();
+            std::fs::write(folder.path().join("outside/a"), "secret").unwrap();
+            std::fs::write(folder.path().join("x/a"), "secret").unwrap();
+            let mut before = Vec::new();
+            listing(folder.path(), &lower, &mut before);
+            // Refusing is allowed, and leaves a part that is as good a lower layer for the second archive.
+            unpack(&mut &archive(&below)[..], &lower, &[]).ok();
+            let mut after = Vec::new();
+            listing(folder.path(), &lower, &mut after);
+            prop_assert_eq!(&before, &after);
+
+            std::fs::create_dir(&upper).unwrap();
+            let mut before = Vec::new();
+            listing(folder.path(), &upper, &mut before);
+            unpack(&mut &archive(&above)[..], &upper, std::slice::from_ref(&lower)).ok();
+            let mut after = Vec::new();
+            listing(folder.path(), &upper, &mut after);
+            prop_assert_eq!(&before, &after);
+        }
+    }
+
+    #[test]
+    fn fractions_of_seconds_are_read() {
+        assert_eq!(
+            (nanos_of("1700000000.25"), nanos_of("17"), nanos_of("1.000000001999")),
+            (250_000_000, 0, 1)
+        );
+    }
+}
