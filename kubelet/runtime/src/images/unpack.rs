@@ -170,18 +170,38 @@ mod tests {
         Opaque,
     }
 
+    /// Few names, so that entries meet: most of those that could do harm, and some of any form.
     fn path() -> impl Strategy<Value = String> {
+        let likely = vec![
+            "link",
+            "a",
+            "link/a",
+            "link/link/a",
+            "a/b",
+            "b/link",
+            "b/link/a",
+            "../a",
+            "a/../../a",
+            "link/b/a",
+        ];
         let part = prop::sample::select(vec!["a", "b", "link", "..", ".", "", "outside"]);
-        (any::<bool>(), prop::collection::vec(part, 1..5))
-            .prop_map(|(absolute, parts)| format!("{}{}", if absolute { "/" } else { "" }, parts.join("/")))
+        let any = (any::<bool>(), prop::collection::vec(part, 1..5))
+            .prop_map(|(absolute, parts)| format!("{}{}", if absolute { "/" } else { "" }, parts.join("/")));
+        prop_oneof![4 => prop::sample::select(likely).prop_map(str::to_owned), 1 => any]
+    }
+
+    fn target() -> impl Strategy<Value = String> {
+        let likely =
+            vec!["..", "../..", "../../outside", "../a", "/", "a", "b/link", "../lower", "../lower/a"];
+        prop_oneof![4 => prop::sample::select(likely).prop_map(str::to_owned), 1 => path()]
     }
 
     fn entry() -> impl Strategy<Value = (String, Kind)> {
         let kind = prop_oneof![
             Just(Kind::Folder),
             Just(Kind::File),
-            path().prop_map(Kind::Symlink),
-            path().prop_map(Kind::Link),
+            target().prop_map(Kind::Symlink),
+            prop_oneof![path(), target()].prop_map(Kind::Link),
             Just(Kind::Whiteout),
             Just(Kind::Opaque),
         ];
