@@ -222,7 +222,9 @@ mod tests {
             };
             header.set_entry_type(entry_type);
             header.set_mode(0o755);
-            (header.set_uid(0), header.set_gid(0), header.set_mtime(0));
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(0);
             header.set_size(0);
             let fields = header.as_old_mut();
             fields.name[..name.len()].copy_from_slice(name.as_bytes());
