@@ -35,6 +35,13 @@ fn filter(target: &Target<'_>) -> FieldFilter {
     }
 }
 
+/// Brings a written object into the form that it will be stored and served in, since fields of that form are what is owned
+/// (a Secret's `data`, not its `stringData`).
+fn settle(served: &Served, object: &mut Value) {
+    served.to_stored(object);
+    served.to_served(object);
+}
+
 impl Api {
     fn with_writer<T>(&self, step: &Step<'_>, use_it: impl FnOnce(Writer<'_>) -> T) -> T {
         let served = step.target.served;
@@ -53,12 +60,14 @@ impl Api {
     /// The fields of a new object, in the served version, get their owner.
     pub(crate) fn own_new(&self, step: &Step<'_>, object: &mut Value) {
         if step.target.served.folder().is_some() {
+            settle(step.target.served, object);
             self.with_writer(step, |writer| writer.update(None, object));
         }
     }
 
     /// The changed fields of an object, in the served version, get their owner.
     pub(crate) fn own_changed(&self, step: &Step<'_>, live: &Value, object: &mut Value) {
+        settle(step.target.served, object);
         self.with_writer(step, |writer| writer.update(Some(live), object));
     }
 
