@@ -3,7 +3,7 @@
 //! ```text
 //!  bytes ──> decode(type) ──> tree (serde_json::Value, as a Go round trip would give) ──> defaults(type)
 //!                               ├─> patch (JSON, merge, strategic)    ├─> apply (managedFields)
-//!                               └─> proto (from and to protobuf)      └─> openapi (documents from the same table)
+//!                               └─> proto (from and to protobuf)
 //! ```
 //!
 //! Invariants: no tokio, no clock, no chance; `now` and ids are arguments. One fact table ([`facts`]) drives it all.
