@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on should stop
 
 use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -467,15 +468,15 @@ async fn sockets_to_registries_can_belong_to_another_namespace() {
     registry.push("app", "1", &rich()).unwrap();
     let name = format!("{}/app:1", registry.name());
     let mut config = config(fixture.folder.path());
-    let elsewhere = minik_net::NetNs::create_pinned(&fixture.folder.path().join("net")).unwrap();
-    config.registry_netns = Some(elsewhere.path().to_owned());
+    let elsewhere = minik_net::NetNs::create().unwrap();
+    // By its open file: nothing is left, however the test ends.
+    config.registry_netns = Some(format!("/proc/self/fd/{}", elsewhere.as_fd().as_raw_fd()).into());
     fixture.store = Arc::new(Store::open(config.clone()).unwrap());
     let error = pull_error(&fixture, &name).await;
     assert!(error.ends_with("network is unreachable") || error.ends_with("connection refused"), "{error}");
     config.registry_netns = Some("/proc/self/ns/net".into());
     fixture.store = Arc::new(Store::open(config).unwrap());
     fixture.store.pull(&name, Credentials::Anonymous).await.unwrap();
-    minik_net::NetNs::unpin(elsewhere.path()).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
