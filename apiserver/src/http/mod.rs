@@ -117,7 +117,7 @@ impl Api {
         let (mut parts, body) = request.into_parts();
         let upgrade = parts.extensions.remove::<OnUpgrade>();
         let path = parts.uri.path();
-        if let Some(answer) = self.health(&parts.method, path, parts.uri.query()) {
+        if let Some(answer) = self.health(&parts.method, path, parts.uri.query()).await {
             return answer;
         }
         let info = RequestInfo::of(&parts.method, path, parts.uri.query().unwrap_or_default());

@@ -13,14 +13,22 @@ use http::{Method, Response, StatusCode};
 use prometheus::{Encoder, TextEncoder};
 use serde_json::{Value, json};
 use std::fmt::Write;
+use std::time::Duration;
 
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
+/// How long the store may take to answer a health check, as upstream has it.
+const STORE_WITHIN: Duration = Duration::from_secs(2);
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 impl Api {
     /// What everybody may ask: whether the server is well, and which it is.
-    pub(super) fn health(&self, method: &Method, path: &str, query: Option<&str>) -> Option<Response<Body>> {
+    pub(super) async fn health(
+        &self,
+        method: &Method,
+        path: &str,
+        query: Option<&str>,
+    ) -> Option<Response<Body>> {
         if method != Method::GET && method != Method::HEAD {
             return None;
         }
@@ -37,7 +45,7 @@ impl Api {
         let verbose = query.is_some_and(|query| query.split('&').any(|part| part.starts_with("verbose")));
         let mut checks = vec![("ping", true)];
         if probe != "livez" {
-            checks.extend([("etcd", true), ("informer-sync", true)]);
+            checks.extend([("etcd", self.store_answers().await), ("informer-sync", true)]);
             checks.push(("poststarthook/rbac/bootstrap-roles", self.is_prepared()));
         }
         if probe == "readyz" {
@@ -64,6 +72,12 @@ impl Api {
         }
         let _ = writeln!(text, "{probe} check {}", if well { "passed" } else { "failed" });
         Some(respond(code, TEXT, full(text)))
+    }
+
+    /// Whether the store, whichever it is, tells its revision in time.
+    async fn store_answers(&self) -> bool {
+        let revision = self.world().storage().revision();
+        matches!(tokio::time::timeout(STORE_WITHIN, revision).await, Ok(Ok(_)))
     }
 
     /// An authorized request for a path.
