@@ -86,6 +86,8 @@ pub struct View {
     pub leaving: bool,
     /// Whether it waits for its dependents to go.
     pub waiting: bool,
+    /// Whether it waits for itself, by dependents that wait for theirs.
+    pub circle: bool,
     /// Its dependents.
     pub dependents: Vec<Dependent>,
 }
@@ -207,8 +209,31 @@ impl Graph {
             is_virtual: node.is_virtual,
             leaving: node.leaving,
             waiting: node.waiting,
+            circle: self.waits_for_itself(uid),
             dependents: node.dependents.iter().filter_map(dependent).collect(),
         })
+    }
+
+    /// Whether a path of nodes that wait, each for the next, leads from a node back to it.
+    fn waits_for_itself(&self, uid: &Uid) -> bool {
+        let mut seen = BTreeSet::new();
+        let mut next = vec![uid];
+        while let Some(at) = next.pop() {
+            let Some(node) = self.nodes.get(at).filter(|node| node.waiting) else { continue };
+            for one in &node.dependents {
+                let owners = self.nodes.get(one).map_or(&[][..], |dependent| &dependent.owners);
+                if !owners.iter().any(|owner| owner.uid == *at && owner.block_owner_deletion) {
+                    continue;
+                }
+                if one == uid {
+                    return true;
+                }
+                if seen.insert(one) {
+                    next.push(one);
+                }
+            }
+        }
+        false
     }
 
     /// How many objects are known, virtual ones included.

@@ -60,10 +60,22 @@ pub fn waiting(view: &View, live: &Live) -> Plan {
     }
     let attempt: Vec<Uid> =
         blocking.iter().filter(|one| !one.waiting).map(|one| one.identity.uid.clone()).collect();
-    match attempt.is_empty() {
-        true => Plan::Nothing("its dependents wait for theirs"),
-        false => Plan::Attempt(attempt),
+    match () {
+        () if !attempt.is_empty() => Plan::Attempt(attempt),
+        // All were asked to go last: none would ever go. This one no longer holds up the next.
+        () if view.circle && live.owners.iter().any(blocks) => Plan::KeepOwners(unblocked(live)),
+        () => Plan::Nothing("its dependents wait for theirs"),
     }
+}
+
+fn blocks(owner: &OwnerReference) -> bool {
+    owner.block_owner_deletion == Some(true)
+}
+
+/// The owners of an object that holds up none of them.
+fn unblocked(live: &Live) -> Vec<OwnerReference> {
+    let open = |owner| OwnerReference { block_owner_deletion: Some(false), ..owner };
+    live.owners.iter().cloned().map(open).collect()
 }
 
 /// For an object with owners; `owners` are those of `live`, in order.
@@ -82,13 +94,7 @@ pub fn owned(view: &View, live: &Live, owners: &[Owner]) -> Plan {
     if of(Owner::Waiting) && !view.dependents.is_empty() {
         // A dependent that waits too may wait for this one's owner: a circle, which is opened here.
         let circle = view.dependents.iter().any(|one| one.waiting);
-        let open = || {
-            live.owners
-                .iter()
-                .cloned()
-                .map(|owner| OwnerReference { block_owner_deletion: Some(false), ..owner })
-        };
-        return Plan::Delete { policy: "Foreground", unblock: circle.then(|| open().collect()) };
+        return Plan::Delete { policy: "Foreground", unblock: circle.then(|| unblocked(live)) };
     }
     let has = |finalizer: &str| live.finalizers.iter().any(|one| one == finalizer);
     let policy = match () {
@@ -120,7 +126,14 @@ mod tests {
                 waiting: *waiting,
             })
             .collect();
-        View { identity: identity("x"), is_virtual: false, leaving: false, waiting: false, dependents }
+        View {
+            identity: identity("x"),
+            is_virtual: false,
+            leaving: false,
+            waiting: false,
+            circle: false,
+            dependents,
+        }
     }
 
     fn live(owners: usize, finalizers: &[&str]) -> Live {
@@ -163,6 +176,17 @@ mod tests {
         check(&[("d", true, false)], &[], &[Waiting], "Foreground");
         check(&[("d", true, true)], &[], &[Waiting, Absent], "Foreground unblocked");
         check(&[("d", true, true)], &[], &[Absent], "Background");
+    }
+
+    #[test]
+    fn a_circle_of_objects_that_all_wait_is_opened() {
+        let (held, chain) = (live(1, &["foregroundDeletion"]), view(&[("a", true, true)]));
+        assert_eq!(waiting(&chain, &held), Plan::Nothing("its dependents wait for theirs"));
+        let circle = View { circle: true, ..chain };
+        let Plan::KeepOwners(owners) = waiting(&circle, &held) else { panic!("nothing opens it") };
+        assert_eq!(owners[0].block_owner_deletion, Some(false));
+        let opened = Live { owners, ..held };
+        assert_eq!(waiting(&circle, &opened), Plan::Nothing("its dependents wait for theirs"));
     }
 
     #[test]

@@ -118,6 +118,21 @@ async fn a_circle_that_waits_is_opened() {
     running.stop().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_circle_whose_members_are_all_to_go_last_is_opened() {
+    let member = |owners: &[usize], deleted| Member { owners: owners.to_vec(), deleted };
+    raise(&[
+        member(&[2], Some("Foreground")),
+        member(&[0], Some("Foreground")),
+        member(&[1], Some("Foreground")),
+        member(&[0], None),
+        member(&[], None),
+        member(&[], None),
+        member(&[], None),
+    ])
+    .await;
+}
+
 /// A member of a random family: its owners by number, and how its deletion is asked for, if it is.
 #[derive(Debug, Clone)]
 struct Member {
