@@ -13,8 +13,9 @@ const SERVICES: &[&str] = &[
     "minik-scheduler",
     "minik-kube-proxy",
     "minik-dns",
+    "minik-fake-nodes",
 ];
-const ASSEMBLERS: &[&str] = &["minik", "minik-e2e"];
+const ASSEMBLERS: &[&str] = &["minik", "minik-e2e", "minik-sim"];
 /// Who may ship fixtures: programs for tests and examples.
 const EXAMPLES: &[&str] = &["minik-e2e", "minik-demo"];
 /// Crates that decide: no runtime, no client, no clock, no chance.
