@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 
 /// Labels of an object.
@@ -67,6 +68,23 @@ impl Requirement {
     fn number(&self) -> Option<i64> {
         let [value] = self.values.as_slice() else { return None };
         value.parse().ok()
+    }
+}
+
+/// As selectors are written: `disk in (ssd, nvme)`, `!disk`, `n > 3`.
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (key, values) = (&self.key, self.values.join(", "));
+        match (self.operator, self.values.len()) {
+            (Operator::In, 1) => write!(f, "{key}={values}"),
+            (Operator::In, _) => write!(f, "{key} in ({values})"),
+            (Operator::NotIn, 1) => write!(f, "{key}!={values}"),
+            (Operator::NotIn, _) => write!(f, "{key} notin ({values})"),
+            (Operator::Exists, _) => write!(f, "{key}"),
+            (Operator::DoesNotExist, _) => write!(f, "!{key}"),
+            (Operator::Gt, _) => write!(f, "{key} > {values}"),
+            (Operator::Lt, _) => write!(f, "{key} < {values}"),
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! ```text
 //!  JSON of a Pod, of a Node ──> Pod, Node (what placement reads, summed)
 //!                                 NodeState = Node + Pods on it ──> fit::*, InterPod, Spread ──> Ok or Reasons
+//!                                                                    (Judge: all of them, over all nodes)
 //!                                                                                       summary("0/3 nodes …")
 //! ```
 //!
@@ -12,6 +13,7 @@
 
 pub mod fit;
 mod inter_pod;
+mod judge;
 mod labels;
 mod node;
 mod pod;
@@ -22,6 +24,7 @@ pub mod taints;
 mod wire;
 
 pub use inter_pod::{InterPod, Namespaces};
+pub use judge::{Judge, Judgement, World};
 pub use labels::{AffinityTerm, Labels, NodeSelectorTerm, Operator, Requirement, Selector, Weighted};
 pub use node::{Node, NodeState};
 pub use pod::{ClaimRef, HostPort, Pod, PodAffinity, SpreadConstraint, WhenUnsatisfiable};

@@ -1,6 +1,6 @@
 //! A Pod, as far as its place is concerned.
 
-use crate::labels::{AffinityTerm, Labels, NodeSelectorTerm, Requirement, Selector, Weighted};
+use crate::labels::{AffinityTerm, Labels, NodeSelectorTerm, Operator, Requirement, Selector, Weighted};
 use crate::resources::Requests;
 use crate::taints::Toleration;
 use crate::wire;
@@ -136,6 +136,33 @@ impl Pod {
                 .required_nodes
                 .as_ref()
                 .is_none_or(|terms| terms.iter().any(|term| term.matches(name, labels)))
+    }
+
+    /// The nodes that its required affinity names, if every term names some.
+    pub fn named_nodes(&self) -> Option<BTreeSet<Arc<str>>> {
+        let terms = self.required_nodes.as_deref().filter(|terms| !terms.is_empty())?;
+        let mut all = BTreeSet::new();
+        for term in terms {
+            let named = term
+                .match_fields
+                .iter()
+                .filter(|one| &*one.key == "metadata.name" && one.operator == Operator::In);
+            let sets = named.map(|one| one.values.iter().cloned().collect::<BTreeSet<_>>());
+            all.extend(sets.reduce(|a, b| a.intersection(&b).cloned().collect())?);
+        }
+        Some(all)
+    }
+
+    /// Why its claims keep it from every node: claims are not served yet, so that a Pod which names one waits.
+    pub fn unserved_claim(&self) -> Option<String> {
+        let claim = self.claims.first()?;
+        Some(match claim.ephemeral {
+            true => format!(
+                "waiting for ephemeral volume controller to create the persistentvolumeclaim {:?}",
+                &*claim.name
+            ),
+            false => format!("persistentvolumeclaim {:?} not found", &*claim.name),
+        })
     }
 
     /// Whether a node that now holds it counts it: it is bound and has not ended.

@@ -1,6 +1,7 @@
 //! Taints and what tolerates them (<https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/>).
 
 use serde::Deserialize;
+use std::fmt;
 use std::sync::Arc;
 
 /// What a taint does to Pods that do not tolerate it.
@@ -24,6 +25,14 @@ pub struct Taint {
     pub value: Arc<str>,
     /// What it does.
     pub effect: Effect,
+}
+
+/// As taints are written: `dedicated=gpu:NoSchedule`.
+impl fmt::Display for Taint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let equals = if self.value.is_empty() { "" } else { "=" };
+        write!(f, "{}{equals}{}:{:?}", self.key, self.value, self.effect)
+    }
 }
 
 /// A toleration of a Pod.

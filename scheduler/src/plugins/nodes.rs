@@ -2,8 +2,7 @@
 
 use crate::framework::{Cycle, Event, Filter, Plugin, PreFilter, Score, normalize_by_highest};
 use minik_placement::taints::{self, Effect, Toleration};
-use minik_placement::{Node, NodeSelectorTerm, NodeState, Operator, Pod, Reason, Weighted, fit};
-use std::collections::BTreeSet;
+use minik_placement::{Node, NodeSelectorTerm, NodeState, Pod, Reason, Weighted, fit};
 use std::sync::Arc;
 
 /// A filter that needs nothing but the Pod.
@@ -133,7 +132,7 @@ impl Plugin for NodeAffinity {
             return PreFilter::Skip;
         }
         let filter = ask(cycle, |pod, state| fit::node_affinity(pod, &state.node));
-        match named_nodes(pod.required_nodes.as_deref().unwrap_or_default()) {
+        match pod.named_nodes() {
             None => PreFilter::Ask(filter),
             Some(names) if names.is_empty() => PreFilter::Reject("pod affinity terms conflict".into()),
             Some(names) => PreFilter::Only(names, filter),
@@ -153,23 +152,6 @@ impl Plugin for NodeAffinity {
             _ => false,
         }
     }
-}
-
-/// The nodes that terms name, if every term names some.
-fn named_nodes(terms: &[NodeSelectorTerm]) -> Option<BTreeSet<Arc<str>>> {
-    if terms.is_empty() {
-        return None;
-    }
-    let mut all = BTreeSet::new();
-    for term in terms {
-        let named = term
-            .match_fields
-            .iter()
-            .filter(|one| &*one.key == "metadata.name" && one.operator == Operator::In);
-        let sets = named.map(|one| one.values.iter().cloned().collect::<BTreeSet<_>>());
-        all.extend(sets.reduce(|a, b| a.intersection(&b).cloned().collect())?);
-    }
-    Some(all)
 }
 
 /// Sums the weights of the terms that speak for a node.

@@ -10,13 +10,6 @@ impl Plugin for VolumeBinding {
     }
 
     fn pre_filter<'a>(&self, cycle: Cycle<'a>) -> PreFilter<'a> {
-        let Some(claim) = cycle.pod.claims.first() else { return PreFilter::Skip };
-        PreFilter::Reject(match claim.ephemeral {
-            true => format!(
-                "waiting for ephemeral volume controller to create the persistentvolumeclaim {:?}",
-                &*claim.name
-            ),
-            false => format!("persistentvolumeclaim {:?} not found", &*claim.name),
-        })
+        cycle.pod.unserved_claim().map_or(PreFilter::Skip, PreFilter::Reject)
     }
 }
