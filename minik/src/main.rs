@@ -28,6 +28,8 @@ enum Service {
     Kubelet(Box<minik_kubelet::Flags>),
     /// Runs a node's containers, for a kubelet
     Runtime(minik_runtime::Flags),
+    /// Keeps nodes without machines, whose Pods live by rule
+    FakeNodes(minik_fake_nodes::Flags),
     /// Places Pods on nodes
     Scheduler(minik_scheduler::Flags),
     /// Makes the cluster what its objects ask for: namespaces, accounts, garbage, nodes
@@ -66,6 +68,7 @@ impl Service {
             Service::ControllerManager(_) => "controller-manager",
             Service::Kubelet(_) => "kubelet",
             Service::Runtime(_) => "runtime",
+            Service::FakeNodes(_) => "fake-nodes",
         }
     }
 
@@ -86,6 +89,10 @@ impl Service {
             }),
             Service::Runtime(flags) => threads(1, &flags.telemetry.clone(), async move |shutdown| {
                 Ok(minik_runtime::run(flags.config()?, shutdown).await?)
+            }),
+            Service::FakeNodes(flags) => threads(1, &flags.telemetry.clone(), async move |shutdown| {
+                let client = client(&flags.kubeconfig, agent!("fake-nodes"))?;
+                Ok(minik_fake_nodes::run(flags.config()?, client, shutdown).await?)
             }),
             Service::Scheduler(flags) => threads(1, &flags.telemetry.clone(), async move |shutdown| {
                 let client = client(&flags.kubeconfig, agent!("kube-scheduler"))?;

@@ -1,0 +1,143 @@
+//! The running fake nodes.
+
+use crate::config::Config;
+use crate::life::FakePod;
+use crate::nodes;
+use crate::pods::Pods;
+use minik_client::{ClientError, Informer, Source, WorkQueue};
+use minik_component::ops::{self, Ops};
+use minik_component::{Shutdown, chain};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+/// Writes of Pods under way: a write takes some milliseconds, and more would only wait on the server's side.
+const WORKERS: usize = 32;
+/// Nodes that are registered at once.
+const REGISTER_AT_ONCE: u32 = 16;
+const FIRST_WAIT: Duration = Duration::from_millis(5);
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// A pause after a node could not be registered.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Why fake nodes ended other than by wish. All are final for the process; its supervisor starts another.
+#[derive(Debug, thiserror::Error)]
+pub enum FakeNodesError {
+    /// The endpoint of health and metrics cannot be served.
+    #[error("cannot serve health and metrics on {address}")]
+    Endpoint {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A part of it ended before its time.
+    #[error("the fake nodes' {0} ended unexpectedly")]
+    Ended(&'static str),
+}
+
+/// Keeps the nodes and their Pods alive until `shutdown`.
+///
+/// # Errors
+/// When the endpoint cannot be served or a part ends before its time.
+pub async fn run(config: Config, client: kube::Client, shutdown: Shutdown) -> Result<(), FakeNodesError> {
+    let mut pods = Informer::<FakePod>::builder(Source::fields("/api/v1/pods", "spec.nodeName!=".to_owned()));
+    let queue = WorkQueue::new(FIRST_WAIT, LONGEST_WAIT, config.chance.clone());
+    let known = pods.informer();
+    let lives = Arc::new(Pods::new(config.clone(), client.clone(), known.clone()));
+    let (observed, keys) = (lives.clone(), queue.clone());
+    pods.add_handler(move |change| {
+        if let Some(key) = observed.observe(change) {
+            keys.add(key);
+        }
+    });
+    let mut parts: JoinSet<&'static str> = JoinSet::new();
+    let following = pods.run(client.clone(), config.chance.clone(), shutdown.clone());
+    parts.spawn(async move {
+        following.await;
+        "watch of Pods"
+    });
+    for _ in 0..WORKERS {
+        let (lives, queue) = (lives.clone(), queue.clone());
+        parts.spawn(async move {
+            lives.work(queue).await;
+            "worker"
+        });
+    }
+    let registered = Arc::new(AtomicBool::new(false));
+    let (ready, own, alive) = (registered.clone(), config.clone(), client.clone());
+    parts.spawn(async move {
+        keep_alive(&own, &alive, &ready).await;
+        "renewal of Leases"
+    });
+    if let Some(address) = config.address {
+        let unready = move || match registered.load(Ordering::Relaxed) {
+            true => Vec::new(),
+            false => vec!["nodes".to_owned()],
+        };
+        let ops = Ops { metrics: config.metrics.clone(), unready: Arc::new(unready) };
+        let served = ops::serve(address, ops, shutdown.clone()).await;
+        served.map_err(|source| FakeNodesError::Endpoint { address, source })?;
+    }
+    // Cancel-safe: waiting only.
+    let ended = tokio::select! {
+        () = shutdown.requested() => None,
+        ended = parts.join_next() => ended,
+    };
+    queue.close();
+    parts.shutdown().await;
+    match ended {
+        _ if shutdown.is_requested() => Ok(()),
+        Some(Ok(name)) => Err(FakeNodesError::Ended(name)),
+        Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        _ => Err(FakeNodesError::Ended("task")),
+    }
+}
+
+/// Registers all nodes, then renews one Lease after the other, evenly over the time between two renewals.
+async fn keep_alive(config: &Config, client: &kube::Client, registered: &AtomicBool) {
+    while let Err(error) = nodes::remove_others(client, config).await {
+        tracing::warn!(error = chain(&error), "cannot look for nodes that are not wanted; trying again");
+        tokio::time::sleep(AGAIN).await;
+    }
+    for first in (0..config.nodes).step_by(REGISTER_AT_ONCE as usize) {
+        let some = first..config.nodes.min(first + REGISTER_AT_ONCE);
+        futures::future::join_all(some.map(|index| register(config, client, index))).await;
+    }
+    registered.store(true, Ordering::Relaxed);
+    if config.nodes == 0 {
+        return std::future::pending().await;
+    }
+    let mut turns = tokio::time::interval(config.lease_renewal / config.nodes);
+    turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
+    for index in (0..config.nodes).cycle() {
+        turns.tick().await;
+        if let Err(error) = nodes::renew(client, config, index).await {
+            tracing::warn!(
+                node = nodes::name(config, index),
+                error = chain(&error),
+                "a Lease was not renewed"
+            );
+        }
+    }
+}
+
+/// Registers a node and its Lease, however long it takes.
+async fn register(config: &Config, client: &kube::Client, index: u32) {
+    loop {
+        let done: Result<(), ClientError> = async {
+            nodes::register(client, config, index).await?;
+            nodes::renew(client, config, index).await
+        }
+        .await;
+        let Err(error) = done else { return };
+        tracing::warn!(
+            node = nodes::name(config, index),
+            error = chain(&error),
+            "not registered; trying again"
+        );
+        tokio::time::sleep(AGAIN).await;
+    }
+}
