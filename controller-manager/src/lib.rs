@@ -19,6 +19,7 @@ mod aggregation;
 mod config;
 mod garbage;
 mod identities;
+mod index;
 mod metrics;
 mod namespace;
 mod node_lifecycle;

@@ -1,14 +1,14 @@
 //! The kinds that several controllers follow: one informer each, whoever listens.
 
+use crate::index::Index;
 use crate::objects::{
     ClusterRoleObject, ConfigMapObject, LeaseObject, NamespaceObject, NodeObject, PodObject,
 };
 use crate::setup::Part;
 use futures::future::BoxFuture;
-use minik_client::{Change, Informer, InformerBuilder, ObjectKey, PartialObject, Source};
+use minik_client::{Informer, InformerBuilder, ObjectKey, PartialObject, Source};
 use minik_component::{Chance, Shutdown};
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use tokio::task::JoinSet;
 
 /// Declares the shared kinds once: the informers before they run, their stores, and following them all.
@@ -17,29 +17,27 @@ macro_rules! kinds {
         /// The informers before they run: handlers can be added.
         pub struct Watches {
             $($(#[$doc])* pub $field: InformerBuilder<$object>,)*
-            by_node: Arc<ByNode>,
+            indexes: Indexes,
         }
 
         /// Their stores.
         #[derive(Clone)]
         pub struct Caches {
             $($(#[$doc])* pub $field: Informer<$object>,)*
-            /// Which Pods each node has.
-            pub by_node: Arc<ByNode>,
+            indexes: Indexes,
         }
 
         impl Watches {
             /// None runs yet.
             pub fn new() -> Watches {
-                let by_node = Arc::new(ByNode::default());
-                let mut watches = Watches { $($field: Informer::builder($source),)* by_node: by_node.clone() };
-                watches.pods.add_handler(move |change| by_node.observe(change));
+                let mut watches = Watches { $($field: Informer::builder($source),)* indexes: Indexes::new() };
+                watches.index();
                 watches
             }
 
             /// The stores, to be read before and while they are followed.
             pub fn caches(&self) -> Caches {
-                Caches { $($field: self.$field.informer(),)* by_node: self.by_node.clone() }
+                Caches { $($field: self.$field.informer(),)* indexes: self.indexes.clone() }
             }
 
             /// Follows them all.
@@ -91,8 +89,7 @@ kinds! {
 impl Caches {
     /// The Pods that a node has.
     pub fn pods_on(&self, node: &str) -> Vec<Arc<PodObject>> {
-        let keys = self.by_node.keys(node);
-        keys.iter().filter_map(|key| self.pods.get(key)).filter(|pod| &*pod.node == node).collect()
+        self.indexes.pods_by_node.find(&self.pods, node)
     }
 
     /// A node.
@@ -101,37 +98,22 @@ impl Caches {
     }
 }
 
-/// Which Pods each node has.
-#[derive(Default)]
-pub struct ByNode(Mutex<BTreeMap<Arc<str>, BTreeSet<ObjectKey>>>);
+/// Objects by something else than their key.
+#[derive(Clone)]
+struct Indexes {
+    pods_by_node: Arc<Index<PodObject>>,
+}
 
-impl ByNode {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, BTreeSet<ObjectKey>>> {
-        // Each change is complete before anything can panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl Indexes {
+    fn new() -> Indexes {
+        let node = |pod: &PodObject| (!pod.node.is_empty()).then(|| pod.node.clone());
+        Indexes { pods_by_node: Index::new(node) }
     }
+}
 
-    fn observe(&self, change: &Change<PodObject>) {
-        let mut nodes = self.lock();
-        let before = match change {
-            Change::Added(_) => None,
-            Change::Updated { old, .. } | Change::Deleted(old) => Some(old),
-        };
-        if let Some(old) = before
-            && let Some(keys) = nodes.get_mut(&old.node)
-        {
-            keys.remove(&old.metadata.key());
-            if keys.is_empty() {
-                nodes.remove(&old.node);
-            }
-        }
-        let pod = change.object();
-        if !matches!(change, Change::Deleted(_)) && !pod.node.is_empty() {
-            nodes.entry(pod.node.clone()).or_default().insert(pod.metadata.key());
-        }
-    }
-
-    fn keys(&self, node: &str) -> Vec<ObjectKey> {
-        self.lock().get(node).map(|keys| keys.iter().cloned().collect()).unwrap_or_default()
+impl Watches {
+    /// Before any handler, so that all find the indexes up to date.
+    fn index(&mut self) {
+        self.indexes.pods_by_node.follow(&mut self.pods);
     }
 }

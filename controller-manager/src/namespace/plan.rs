@@ -105,7 +105,7 @@ pub fn conditions(survey: &Survey, old: &[Condition], now: Timestamp) -> Option<
             reason: reason.into(),
             message,
             last_transition_time: if same { before.last_transition_time } else { Some(now) },
-            last_heartbeat_time: None,
+            ..Condition::default()
         };
         match at {
             Some(at) => all[at] = one,

@@ -79,6 +79,7 @@ pub fn unknown(node: &NodeObject, now: Timestamp) -> Option<Vec<Condition>> {
                 message: "Kubelet never posted node status.".into(),
                 last_transition_time: Some(now),
                 last_heartbeat_time: node.metadata.creation_timestamp,
+                ..Condition::default()
             }),
         })
         .collect();

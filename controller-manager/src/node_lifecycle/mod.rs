@@ -12,7 +12,7 @@ mod taints;
 mod zones;
 
 use crate::config::NodeTimes;
-use crate::objects::{Condition, NodeObject, Taint};
+use crate::objects::{Condition, NodeObject, Object, Taint};
 use crate::setup::Setup;
 use crate::watches::Caches;
 use crate::worker::{Controller, gone_is_fine, queue};

@@ -4,6 +4,7 @@
 
 mod plan;
 
+use crate::objects::Object;
 use crate::setup::Setup;
 use crate::watches::Caches;
 use crate::worker::{Controller, gone_is_fine, queue};

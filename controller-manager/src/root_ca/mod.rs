@@ -100,8 +100,8 @@ impl Controller for RootCa {
                     wanted["metadata"]["finalizers"] = json!(meta.finalizers);
                     wanted["metadata"]["ownerReferences"] = json!(meta.owner_references);
                     for (key, value) in content.iter().flat_map(|content| &content.annotations) {
-                        if key != DESCRIPTION {
-                            wanted["metadata"]["annotations"][key] = json!(value);
+                        if &**key != DESCRIPTION {
+                            wanted["metadata"]["annotations"][&**key] = json!(value);
                         }
                     }
                     let path = format!("{collection}/{NAME}");

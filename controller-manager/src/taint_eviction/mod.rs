@@ -1,7 +1,7 @@
 //! Evicts Pods from nodes whose NoExecute taints they do not tolerate, or no longer
 //! (<https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/#taint-based-evictions>).
 
-use crate::objects::{NodeObject, PodObject, Taint};
+use crate::objects::{NodeObject, Object, PodObject, Taint};
 use crate::setup::Setup;
 use crate::watches::Caches;
 use crate::worker::{Controller, gone_is_fine, queue};

@@ -100,6 +100,11 @@ impl Meta {
     pub fn key(&self) -> ObjectKey {
         ObjectKey { namespace: self.namespace.clone(), name: self.name.clone() }
     }
+
+    /// The owner that manages the object.
+    pub fn controller(&self) -> Option<&OwnerRef> {
+        self.owner_references.iter().find(|owner| owner.controller)
+    }
 }
 
 /// An owner of an object.

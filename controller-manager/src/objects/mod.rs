@@ -3,12 +3,80 @@
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use minik_client::{Meta, ObjectRef, Projection};
 use minik_placement::Selector;
-use minik_placement::taints::Toleration;
+use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A condition of a Node or a Namespace.
+mod pods;
+
+pub use pods::PodObject;
+
+/// Annotations of an object.
+pub type Annotations = BTreeMap<Arc<str>, Arc<str>>;
+
+/// A kind that is written, owned or told about.
+pub trait Object: Projection {
+    /// Group and version.
+    const API_VERSION: &'static str;
+    /// The kind.
+    const KIND: &'static str;
+    /// The resource.
+    const PLURAL: &'static str;
+
+    /// The path of its collection in the API.
+    fn collection(namespace: &str) -> String {
+        let root = if Self::API_VERSION.contains('/') { "apis" } else { "api" };
+        match namespace {
+            "" => format!("/{root}/{}/{}", Self::API_VERSION, Self::PLURAL),
+            _ => format!("/{root}/{}/namespaces/{namespace}/{}", Self::API_VERSION, Self::PLURAL),
+        }
+    }
+
+    /// Its path in the API.
+    fn path(&self) -> String {
+        format!("{}/{}", Self::collection(&self.meta().namespace), self.meta().name)
+    }
+
+    /// What an event about it refers to.
+    fn reference(&self) -> ObjectRef {
+        let meta = self.meta();
+        ObjectRef {
+            api_version: Self::API_VERSION.into(),
+            kind: Self::KIND.into(),
+            namespace: meta.namespace.to_string(),
+            name: meta.name.to_string(),
+            uid: meta.uid.to_string(),
+            resource_version: meta.resource_version.to_string(),
+            ..ObjectRef::default()
+        }
+    }
+}
+
+/// Metadata with annotations, which most projections leave out; `A` says which are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Annotated<A = Annotations> {
+    /// The rest.
+    pub meta: Meta,
+    /// The annotations.
+    pub annotations: A,
+}
+
+impl<'de, A: DeserializeOwned + Default> Deserialize<'de> for Annotated<A> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Only<A> {
+            annotations: Option<A>,
+        }
+        let text = Box::<RawValue>::deserialize(deserializer)?;
+        let meta = serde_json::from_str(text.get()).map_err(D::Error::custom)?;
+        let only: Only<A> = serde_json::from_str(text.get()).map_err(D::Error::custom)?;
+        Ok(Annotated { meta, annotations: only.annotations.unwrap_or_default() })
+    }
+}
+
+/// A condition of a Node, a Namespace, a Deployment or a ReplicaSet.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Condition {
@@ -21,6 +89,9 @@ pub struct Condition {
     pub reason: Arc<str>,
     /// In words.
     pub message: Arc<str>,
+    /// When it was last looked at, for those of Deployments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_update_time: Option<jiff::Timestamp>,
     /// When its status changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_transition_time: Option<jiff::Timestamp>,
@@ -95,31 +166,23 @@ pub struct ConfigMapObject {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Content {
     /// Annotations.
-    pub annotations: BTreeMap<String, String>,
+    pub annotations: Annotations,
     /// Data.
     pub data: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
 struct ConfigMapWire {
-    metadata: ConfigMapMeta,
+    metadata: Annotated,
     #[serde(default)]
     data: BTreeMap<String, String>,
 }
 
-#[derive(Deserialize)]
-struct ConfigMapMeta {
-    #[serde(default)]
-    annotations: BTreeMap<String, String>,
-    #[serde(flatten)]
-    rest: Meta,
-}
-
 impl From<ConfigMapWire> for ConfigMapObject {
     fn from(wire: ConfigMapWire) -> ConfigMapObject {
-        let published = &*wire.metadata.rest.name == crate::root_ca::NAME;
+        let published = &*wire.metadata.meta.name == crate::root_ca::NAME;
         let content = Content { annotations: wire.metadata.annotations, data: wire.data };
-        ConfigMapObject { metadata: wire.metadata.rest, content: published.then_some(content) }
+        ConfigMapObject { metadata: wire.metadata.meta, content: published.then_some(content) }
     }
 }
 
@@ -186,11 +249,12 @@ impl NodeObject {
     pub fn ready(&self) -> Option<&str> {
         self.condition("Ready").map(|one| &*one.status)
     }
+}
 
-    /// Its path in the API.
-    pub fn path(&self) -> String {
-        format!("/api/v1/nodes/{}", self.metadata.name)
-    }
+impl Object for NodeObject {
+    const API_VERSION: &'static str = "v1";
+    const KIND: &'static str = "Node";
+    const PLURAL: &'static str = "nodes";
 }
 
 impl Projection for NodeObject {
@@ -218,100 +282,6 @@ pub struct LeaseSpec {
 }
 
 impl Projection for LeaseObject {
-    fn meta(&self) -> &Meta {
-        &self.metadata
-    }
-}
-
-/// A Pod.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(from = "PodWire")]
-pub struct PodObject {
-    /// Its metadata.
-    pub metadata: Meta,
-    /// Where it runs, empty when nowhere yet.
-    pub node: Arc<str>,
-    /// What it tolerates.
-    pub tolerations: Vec<Toleration>,
-    /// Its phase.
-    pub phase: Arc<str>,
-    /// Why it is in that phase.
-    pub reason: Arc<str>,
-    /// Whether it is Ready.
-    pub ready: bool,
-    /// When it was given its node, as far as is known.
-    pub bound_at: Option<jiff::Timestamp>,
-}
-
-#[derive(Deserialize)]
-struct PodWire {
-    metadata: Meta,
-    #[serde(default)]
-    spec: PodSpecWire,
-    #[serde(default)]
-    status: PodStatusWire,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct PodSpecWire {
-    node_name: Arc<str>,
-    tolerations: Vec<Toleration>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct PodStatusWire {
-    phase: Arc<str>,
-    reason: Arc<str>,
-    conditions: Vec<Condition>,
-}
-
-impl From<PodWire> for PodObject {
-    fn from(wire: PodWire) -> PodObject {
-        let condition = |kind: &str| {
-            wire.status.conditions.iter().find(|one| &*one.kind == kind && &*one.status == "True")
-        };
-        PodObject {
-            ready: condition("Ready").is_some(),
-            bound_at: condition("PodScheduled")
-                .and_then(|one| one.last_transition_time)
-                .or(wire.metadata.creation_timestamp),
-            metadata: Meta { labels: BTreeMap::new(), ..wire.metadata },
-            node: wire.spec.node_name,
-            tolerations: wire.spec.tolerations,
-            phase: wire.status.phase,
-            reason: wire.status.reason,
-        }
-    }
-}
-
-impl PodObject {
-    /// Its path in the API.
-    pub fn path(&self) -> String {
-        format!("/api/v1/namespaces/{}/pods/{}", self.metadata.namespace, self.metadata.name)
-    }
-
-    /// Whether all its containers have ended for good.
-    pub fn has_ended(&self) -> bool {
-        matches!(&*self.phase, "Succeeded" | "Failed")
-    }
-
-    /// What an event about it refers to.
-    pub fn reference(&self) -> ObjectRef {
-        ObjectRef {
-            api_version: "v1".into(),
-            kind: "Pod".into(),
-            namespace: self.metadata.namespace.to_string(),
-            name: self.metadata.name.to_string(),
-            uid: self.metadata.uid.to_string(),
-            resource_version: self.metadata.resource_version.to_string(),
-            ..ObjectRef::default()
-        }
-    }
-}
-
-impl Projection for PodObject {
     fn meta(&self) -> &Meta {
         &self.metadata
     }

@@ -1,0 +1,135 @@
+//! What is kept of a Pod.
+
+use super::{Annotated, Condition, Object};
+use minik_client::{Meta, Projection};
+use minik_placement::taints::Toleration;
+use serde::Deserialize;
+use std::sync::Arc;
+
+/// A Pod.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(from = "PodWire")]
+pub struct PodObject {
+    /// Its metadata.
+    pub metadata: Meta,
+    /// Where it runs, empty when nowhere yet.
+    pub node: Arc<str>,
+    /// What it tolerates.
+    pub tolerations: Vec<Toleration>,
+    /// Its phase.
+    pub phase: Arc<str>,
+    /// Why it is in that phase.
+    pub reason: Arc<str>,
+    /// Whether it is Ready.
+    pub ready: bool,
+    /// Since when it is Ready, as far as is known.
+    pub ready_since: Option<jiff::Timestamp>,
+    /// When it was given its node, as far as is known.
+    pub bound_at: Option<jiff::Timestamp>,
+    /// What its deletion costs beside that of others of its owner.
+    pub deletion_cost: i32,
+    /// The most that one of its containers was restarted, and one of its sidecars.
+    pub restarts: (i32, i32),
+}
+
+#[derive(Deserialize)]
+struct PodWire {
+    metadata: Annotated<PodAnnotations>,
+    #[serde(default)]
+    spec: PodSpecWire,
+    #[serde(default)]
+    status: PodStatusWire,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct PodAnnotations {
+    #[serde(rename = "controller.kubernetes.io/pod-deletion-cost")]
+    deletion_cost: Arc<str>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PodSpecWire {
+    node_name: Arc<str>,
+    tolerations: Vec<Toleration>,
+    init_containers: Vec<InitContainerWire>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct InitContainerWire {
+    name: Arc<str>,
+    restart_policy: Arc<str>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PodStatusWire {
+    phase: Arc<str>,
+    reason: Arc<str>,
+    conditions: Vec<Condition>,
+    container_statuses: Vec<ContainerStatusWire>,
+    init_container_statuses: Vec<ContainerStatusWire>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ContainerStatusWire {
+    name: Arc<str>,
+    restart_count: i32,
+}
+
+impl PodWire {
+    fn restarts(&self) -> (i32, i32) {
+        let sidecar = |one: &&ContainerStatusWire| {
+            let named = self.spec.init_containers.iter().find(|container| container.name == one.name);
+            named.is_some_and(|container| &*container.restart_policy == "Always")
+        };
+        let containers = self.status.container_statuses.iter().map(|one| one.restart_count);
+        let sidecars =
+            self.status.init_container_statuses.iter().filter(sidecar).map(|one| one.restart_count);
+        (containers.max().unwrap_or(0), sidecars.max().unwrap_or(0))
+    }
+}
+
+impl From<PodWire> for PodObject {
+    fn from(wire: PodWire) -> PodObject {
+        let condition = |kind: &str| {
+            wire.status.conditions.iter().find(|one| &*one.kind == kind && &*one.status == "True")
+        };
+        PodObject {
+            restarts: wire.restarts(),
+            ready: condition("Ready").is_some(),
+            ready_since: condition("Ready").and_then(|one| one.last_transition_time),
+            bound_at: condition("PodScheduled")
+                .and_then(|one| one.last_transition_time)
+                .or(wire.metadata.meta.creation_timestamp),
+            deletion_cost: wire.metadata.annotations.deletion_cost.parse().unwrap_or(0),
+            metadata: wire.metadata.meta,
+            node: wire.spec.node_name,
+            tolerations: wire.spec.tolerations,
+            phase: wire.status.phase,
+            reason: wire.status.reason,
+        }
+    }
+}
+
+impl PodObject {
+    /// Whether all its containers have ended for good.
+    pub fn has_ended(&self) -> bool {
+        matches!(&*self.phase, "Succeeded" | "Failed")
+    }
+}
+
+impl Object for PodObject {
+    const API_VERSION: &'static str = "v1";
+    const KIND: &'static str = "Pod";
+    const PLURAL: &'static str = "pods";
+}
+
+impl Projection for PodObject {
+    fn meta(&self) -> &Meta {
+        &self.metadata
+    }
+}
