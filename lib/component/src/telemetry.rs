@@ -39,7 +39,9 @@ impl TelemetryFlags {
             _ => "trace",
         };
         let quiet =
-            format!("{level},h2=warn,hyper=warn,rustls=warn,tower=warn,reqwest=warn,netlink_proto=warn");
+            ["h2", "hyper", "rustls", "tower", "reqwest", "netlink_proto", "hickory_server", "hickory_net"];
+        let quiet = quiet.map(|library| format!(",{library}=warn")).concat();
+        let quiet = format!("{level}{quiet},hickory_resolver=warn");
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(quiet));
         let lines =
             tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
