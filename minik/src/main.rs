@@ -34,6 +34,8 @@ enum Service {
     Scheduler(minik_scheduler::Flags),
     /// Makes the cluster what its objects ask for: namespaces, accounts, garbage, nodes
     ControllerManager(minik_controller_manager::Flags),
+    /// Answers for the names of Services and Pods
+    Dns(minik_dns::Flags),
 }
 
 /// The name and version of a program, as the server names the manager of what it writes.
@@ -69,6 +71,7 @@ impl Service {
             Service::Kubelet(_) => "kubelet",
             Service::Runtime(_) => "runtime",
             Service::FakeNodes(_) => "fake-nodes",
+            Service::Dns(_) => "dns",
         }
     }
 
@@ -93,6 +96,10 @@ impl Service {
             Service::FakeNodes(flags) => threads(1, &flags.telemetry.clone(), async move |shutdown| {
                 let client = client(&flags.kubeconfig, agent!("fake-nodes"))?;
                 Ok(minik_fake_nodes::run(flags.config()?, client, shutdown).await?)
+            }),
+            Service::Dns(flags) => threads(1, &flags.telemetry.clone(), async move |shutdown| {
+                let client = client(&flags.kubeconfig, agent!("dns"))?;
+                Ok(minik_dns::run(flags.config(&host()), client, shutdown).await?)
             }),
             Service::Scheduler(flags) => threads(1, &flags.telemetry.clone(), async move |shutdown| {
                 let client = client(&flags.kubeconfig, agent!("kube-scheduler"))?;
