@@ -47,5 +47,5 @@ pub use config::{Config, Flags};
 pub use error::{ApiError, Named};
 pub use loopback::{Loopback, Place};
 pub use proxy::{KubeletFiles, Kubelets};
-pub use service::{ApiserverError, run};
+pub use service::{ApiserverError, run, run_within};
 pub use world::{Follower, View, World};

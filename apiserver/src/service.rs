@@ -79,7 +79,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ApiserverErro
     tracing::info!(%address, "serving");
     // What feeds the requests that are still under way ends after them.
     let behind = Shutdown::new();
-    let mut parts = spawn_parts(&api, &config, storage, &behind);
+    let mut parts = spawn_parts(&api, storage, &behind);
     let (maker, prepared, ending, facts) = (api.clone(), api.clone(), shutdown.clone(), facts(flags)?);
     let bootstrapping = tokio::spawn(async move {
         bootstrap::run(maker, facts, move || prepared.set_prepared(), ending).await;
@@ -105,20 +105,24 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ApiserverErro
     result
 }
 
+/// All of a server but its sockets, for a cluster in one process: feeds and tends the API, makes the objects of a new
+/// cluster, until `shutdown`.
+pub async fn run_within(api: Api, storage: Arc<dyn Storage>, shutdown: Shutdown) {
+    let mut parts = spawn_parts(&api, storage, &shutdown);
+    let prepared = api.clone();
+    bootstrap::run(api, Authentication::default(), move || prepared.set_prepared(), shutdown).await;
+    while parts.join_next().await.is_some() {}
+}
+
 /// What runs beside the requests; a part that ends says its name.
-fn spawn_parts(
-    api: &Api,
-    config: &Config,
-    storage: Arc<dyn Storage>,
-    behind: &Shutdown,
-) -> JoinSet<&'static str> {
+fn spawn_parts(api: &Api, storage: Arc<dyn Storage>, behind: &Shutdown) -> JoinSet<&'static str> {
     let mut parts = JoinSet::new();
     let (world, ending) = (api.world().clone(), behind.clone());
     parts.spawn(async move {
         world.feed(ending).await;
         "watch over the store"
     });
-    let (clock, ending) = (config.clock.clone(), behind.clone());
+    let (clock, ending) = (api.settings().clock.clone(), behind.clone());
     parts.spawn(async move {
         tend(storage, clock, ending).await;
         "tending of the store"

@@ -1,1 +1,25 @@
-//! The simulated cluster.
+//! The simulated cluster: every service in one thread, on a paused clock, over a store in memory, with every source of
+//! chance from one seed.
+//!
+//! ```text
+//!  Sim::start(seed) ── Api over Memory ──┬── client(user) ── scheduler::run
+//!   (current-thread runtime, time paused) ├── client(user) ── controller_manager::run
+//!                                         ├── client(user) ── fake_nodes::run
+//!                                         └── admin client ── the test
+//! ```
+//!
+//! Invariants:
+//! - No socket, no TLS, no helper thread: a request is a call of the apiserver's `answer`.
+//! - Time moves only when every task waits; an hour passes in milliseconds.
+//!
+//! What it is for: recorded behaviour of controllers and the scheduler over the whole API, and properties that hold
+//! whatever happens in between.
+
+mod clock;
+mod cluster;
+mod settle;
+mod transport;
+
+pub use clock::{START, SimClock};
+pub use cluster::{Parts, Sim};
+pub use transport::{Who, client};

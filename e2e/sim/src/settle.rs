@@ -1,0 +1,54 @@
+//! Waiting in the simulation's time.
+
+use crate::cluster::Sim;
+use anyhow::bail;
+use std::time::Duration;
+
+/// Between two looks, in the simulation's time.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long anything may take, in the simulation's time.
+const LIMIT: Duration = Duration::from_secs(600);
+
+impl Sim {
+    /// Waits until something is so.
+    ///
+    /// # Errors
+    /// When it is not within ten minutes of the simulation's time, or looking fails.
+    pub async fn until(
+        &self,
+        what: &str,
+        mut so: impl AsyncFnMut(&Sim) -> anyhow::Result<bool>,
+    ) -> anyhow::Result<()> {
+        let begun = tokio::time::Instant::now();
+        while !so(self).await? {
+            if begun.elapsed() > LIMIT {
+                bail!("not within {} s: {what}", LIMIT.as_secs());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until none of these collections changes for `quiet`.
+    ///
+    /// # Errors
+    /// When they do not come to rest within ten minutes of the simulation's time, or cannot be read.
+    pub async fn settled(&self, collections: &[&str], quiet: Duration) -> anyhow::Result<()> {
+        let mut last = Vec::new();
+        let mut since = tokio::time::Instant::now();
+        self.until("the cluster comes to rest", async |sim: &Sim| {
+            let mut now = Vec::new();
+            for path in collections {
+                for object in sim.list(path).await? {
+                    now.push(object["metadata"]["resourceVersion"].clone());
+                }
+            }
+            if now != last {
+                last = now;
+                since = tokio::time::Instant::now();
+            }
+            Ok(since.elapsed() >= quiet)
+        })
+        .await
+    }
+}
