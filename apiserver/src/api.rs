@@ -48,6 +48,8 @@ pub struct Settings {
 pub(crate) struct Inner {
     pub world: Arc<World>,
     pub served: Vec<Served>,
+    /// What `scale` subresources take and give.
+    pub scale: Served,
     pub authn: Authenticator,
     pub authz: Arc<Authorizer>,
     pub tokens: Option<Arc<Tokens>>,
@@ -112,6 +114,7 @@ impl Api {
         make_tokens: Option<MakeTokens>,
     ) -> std::result::Result<Api, OpenError> {
         let served = Served::all()?;
+        let scale = Served::scale(served.len() as u32)?;
         let authz = Arc::new(Authorizer { nodes: NodeGraph::default(), rbac: Rbac::default() });
         let allocators = Allocators::new(
             settings.service_ranges.clone(),
@@ -128,6 +131,7 @@ impl Api {
         Ok(Api(Arc::new(Inner {
             world,
             served,
+            scale,
             authn,
             authz,
             tokens,
@@ -211,6 +215,11 @@ impl Api {
             served.resource.group == group && served.version == version && served.resource.plural == plural
         };
         self.0.served.iter().find(fits)
+    }
+
+    /// What is sent to and answered at a target: the resource, or a face of it.
+    pub(crate) fn face<'a>(&'a self, target: &Target<'a>) -> &'a Served {
+        if target.subresource == "scale" { &self.0.scale } else { target.served }
     }
 
     /// Whether a writer of what is not there may make it.

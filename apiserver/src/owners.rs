@@ -44,7 +44,7 @@ fn settle(served: &Served, object: &mut Value) {
 
 impl Api {
     fn with_writer<T>(&self, step: &Step<'_>, use_it: impl FnOnce(Writer<'_>) -> T) -> T {
-        let served = step.target.served;
+        let served = self.face(&step.target);
         let versions = OtherVersions { all: &self.inner().served, of: served };
         use_it(Writer {
             ty: served.ty,
@@ -67,7 +67,7 @@ impl Api {
 
     /// The changed fields of an object, in the served version, get their owner.
     pub(crate) fn own_changed(&self, step: &Step<'_>, live: &Value, object: &mut Value) {
-        settle(step.target.served, object);
+        settle(self.face(&step.target), object);
         self.with_writer(step, |writer| writer.update(Some(live), object));
     }
 

@@ -34,17 +34,28 @@ impl Served {
         for strategy in minik_registry::all() {
             let resource = strategy.resource();
             for version in resource.versions {
-                let kind = resource.kind_in(version);
-                let api_version = kind.api_version();
-                let ty = facts::kind(&api_version, resource.kind).ok_or_else(|| {
-                    ApiError::Internal(format!("no facts of {} in {api_version}", resource.kind))
-                })?;
-                let native = kind == resource.storage;
-                let number = all.len() as u32;
-                all.push(Served { strategy: *strategy, resource, version, api_version, ty, native, number });
+                all.push(Served::one(*strategy, version, all.len() as u32)?);
             }
         }
         Ok(all)
+    }
+
+    /// The Scale, which is served below others.
+    ///
+    /// # Errors
+    /// As for [`Served::all`].
+    pub fn scale(number: u32) -> Result<Served> {
+        Served::one(minik_registry::SCALE, minik_registry::SCALE.resource().versions[0], number)
+    }
+
+    fn one(strategy: &'static dyn Strategy, version: &'static str, number: u32) -> Result<Served> {
+        let resource = strategy.resource();
+        let kind = resource.kind_in(version);
+        let api_version = kind.api_version();
+        let ty = facts::kind(&api_version, resource.kind)
+            .ok_or_else(|| ApiError::Internal(format!("no facts of {} in {api_version}", resource.kind)))?;
+        let native = kind == resource.storage;
+        Ok(Served { strategy, resource, version, api_version, ty, native, number })
     }
 
     /// Whether a path is this resource's.

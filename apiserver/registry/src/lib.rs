@@ -13,17 +13,24 @@
 //! k8s-openapi type is a read-only view of it and is never written back. Whatever needs a clock, an allocator or
 //! another object comes in as an argument ([`Context`]) or is done by the apiserver.
 
+mod apps;
 mod authentication;
 mod authorization;
+mod certificates;
+mod conditions;
 mod coordination;
 mod core;
 mod discovery;
 mod format;
+mod int_or_percent;
 mod meta;
+mod networking;
+mod policy;
 mod quantity;
 mod rbac;
 mod resource;
 mod resources;
+mod scale;
 mod scheduling;
 mod selector;
 mod strategy;
@@ -35,5 +42,8 @@ pub use core::service::allocate::{Held, held_by_service};
 pub use meta::{MetaRules, NameRule, check_field_manager};
 pub use resource::{DeleteStyle, FieldFilter, Kind, Resource, Scope, Subresource, Verb, Verbs};
 pub use resources::{all, find, find_kind};
-pub use strategy::{AllocationError, Allocator, Context, Part, SelectableFields, Strategy, StrategyError};
+pub use scale::{SCALE, scale_of, with_scale};
+pub use strategy::{
+    AllocationError, Allocator, Context, Part, SelectableFields, Strategy, StrategyError, User,
+};
 pub use table::Column;

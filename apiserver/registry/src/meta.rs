@@ -22,6 +22,8 @@ pub enum NameRule {
     DnsSubdomain,
     /// One lower-case label of 63 characters.
     DnsLabel,
+    /// An IP address in its one canonical form.
+    Address,
     /// Whatever can stand in a path (RBAC).
     PathSegment,
     /// Objects are answered and not stored: there is no name to check.
@@ -34,6 +36,10 @@ impl NameRule {
         match self {
             Self::DnsSubdomain => format::dns_subdomain(name),
             Self::DnsLabel => format::dns_label(name),
+            Self::Address => match name.parse::<std::net::IpAddr>() {
+                Ok(ip) if ip.to_string() == name => Faults::new(),
+                _ => vec!["must be an IP address in canonical form".into()],
+            },
             Self::PathSegment => format::path_segment(name),
             Self::Unchecked => Faults::new(),
         }

@@ -198,6 +198,8 @@ pub struct Resource {
     pub reset_fields: FieldFilter,
     /// What a DELETE does.
     pub delete: DeleteStyle,
+    /// What clients are told with every answer, empty when there is nothing to tell.
+    pub deprecated: &'static str,
     /// Objects vanish some time after their last write (Event).
     pub has_ttl: bool,
     /// A PUT to a name that is not there creates the object.
@@ -252,6 +254,7 @@ impl Resource {
             storage_prefix: Some(plural),
             reset_fields: FieldFilter::None,
             delete: DeleteStyle::Immediate,
+            deprecated: "",
             has_ttl: false,
             allow_create_on_update: false,
             allow_unconditional_update: true,

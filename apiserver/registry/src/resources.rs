@@ -1,7 +1,8 @@
 //! The list of what is served.
 
 use crate::{
-    Resource, Strategy, authentication, authorization, coordination, core, discovery, rbac, scheduling,
+    Resource, Strategy, apps, authentication, authorization, certificates, coordination, core, discovery,
+    networking, policy, rbac, scheduling,
 };
 
 /// Every built-in kind, in discovery's order (group by group, plural names sorted).
@@ -23,6 +24,7 @@ pub fn find_kind(group: &str, version: &str, kind: &str) -> Option<&'static dyn 
 
 const ALL: &[&dyn Strategy] = &[
     &core::config_map::ConfigMap,
+    &core::endpoints::Endpoints,
     &core::event::Event,
     &core::namespace::Namespace,
     &core::node::Node,
@@ -30,15 +32,22 @@ const ALL: &[&dyn Strategy] = &[
     &core::secret::Secret,
     &core::service_account::ServiceAccount,
     &core::service::Service,
+    &apps::controller_revision::ControllerRevision,
+    &apps::deployment::Deployment,
+    &apps::replica_set::ReplicaSet,
     &authentication::self_subject_review::SelfSubjectReview,
     &authentication::token_review::TokenReview,
     &authorization::local_subject_access_review::LocalSubjectAccessReview,
     &authorization::self_subject_access_review::SelfSubjectAccessReview,
     &authorization::self_subject_rules_review::SelfSubjectRulesReview,
     &authorization::subject_access_review::SubjectAccessReview,
+    &certificates::certificate_signing_request::CertificateSigningRequest,
     &coordination::lease::Lease,
     &discovery::endpoint_slice::EndpointSlice,
     &core::events_event::EventsEvent,
+    &networking::ip_address::IpAddress,
+    &networking::service_cidr::ServiceCidr,
+    &policy::pod_disruption_budget::PodDisruptionBudget,
     &rbac::cluster_role_binding::ClusterRoleBinding,
     &rbac::cluster_role::ClusterRole,
     &rbac::role_binding::RoleBinding,

@@ -2,6 +2,8 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use minik_apimachinery::field::{ErrorList, FieldError, Path};
+use minik_apimachinery::selector;
+use serde_json::Value;
 
 use crate::format::{self, invalid};
 use crate::meta::check_labels;
@@ -21,6 +23,11 @@ pub(crate) fn check_label_selector(
     for (i, requirement) in items(&selector.match_expressions).iter().enumerate() {
         check_requirement(requirement, allow_values, &path.child("matchExpressions").index(i), errors);
     }
+}
+
+/// The selector of an object as it stands in its tree, to be matched; nothing when it is none.
+pub(crate) fn as_selector(tree: Option<&Value>) -> Option<selector::LabelSelector> {
+    selector::LabelSelector::from_object(tree).ok()
 }
 
 fn check_requirement(

@@ -1,6 +1,7 @@
 //! What is checked and filled in for a kind.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use minik_apimachinery::field::ErrorList;
@@ -22,17 +23,21 @@ pub enum Part {
     EphemeralContainers,
     /// `/resize` of a Pod.
     Resize,
+    /// `/approval` of a CertificateSigningRequest.
+    Approval,
 }
 
 impl Part {
     /// The part that writes to this subresource change, if there is one.
     pub fn of_subresource(name: &str) -> Option<Self> {
         match name {
-            "" => Some(Self::Main),
+            // A `scale` is another face of the object.
+            "" | "scale" => Some(Self::Main),
             "status" => Some(Self::Status),
             "finalize" => Some(Self::Finalize),
             "ephemeralcontainers" => Some(Self::EphemeralContainers),
             "resize" => Some(Self::Resize),
+            "approval" => Some(Self::Approval),
             _ => None,
         }
     }
@@ -45,8 +50,21 @@ pub struct Context<'a> {
     pub now: Timestamp,
     /// The namespace of the request; empty for cluster-wide kinds.
     pub namespace: &'a str,
-    /// The user who asks; empty when nobody is known.
-    pub user: &'a str,
+    /// The user who asks.
+    pub user: User<'a>,
+}
+
+/// A user as authentication knows one.
+#[derive(Debug, Clone, Copy)]
+pub struct User<'a> {
+    /// The name; empty when nobody is known.
+    pub name: &'a str,
+    /// The identity in time, often empty.
+    pub uid: &'a str,
+    /// The groups.
+    pub groups: &'a [String],
+    /// More, by key.
+    pub extra: &'a BTreeMap<String, Vec<String>>,
 }
 
 /// A refusal that is no list of field errors. Final.

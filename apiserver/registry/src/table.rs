@@ -116,7 +116,7 @@ pub(crate) fn few(list: &[String]) -> Value {
 }
 
 /// A duration for people: two units at most, the smaller one only while it matters.
-fn human(seconds: i64) -> String {
+pub(crate) fn human(seconds: i64) -> String {
     const DAY: i64 = 24;
     const YEAR: i64 = 365;
     let two = |big: i64, unit: &str, small: i64, small_unit: &str| match small {

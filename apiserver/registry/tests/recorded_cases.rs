@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 /// Files of kinds that are served.
 const FILES: &[&str] = &[
     "v1.ConfigMap.",
+    "v1.Endpoints.",
     "v1.Event.",
     "v1.Namespace.",
     "v1.Node.",
@@ -25,9 +26,16 @@ const FILES: &[&str] = &[
     "v1.Secret.",
     "v1.Service.",
     "v1.ServiceAccount.",
+    "apps_v1.ControllerRevision.",
+    "apps_v1.Deployment.",
+    "apps_v1.ReplicaSet.",
+    "certificates.k8s.io_v1.CertificateSigningRequest.",
     "coordination.k8s.io_v1.Lease.",
     "discovery.k8s.io_v1.EndpointSlice.",
     "events.k8s.io_v1.Event.",
+    "networking.k8s.io_v1.IPAddress.",
+    "networking.k8s.io_v1.ServiceCIDR.",
+    "policy_v1.PodDisruptionBudget.",
     "rbac.authorization.k8s.io_v1.",
     "scheduling.k8s.io_v1.PriorityClass.",
 ];
@@ -42,7 +50,7 @@ fn recorded() -> PathBuf {
 }
 
 /// Cases that came out the same when this was last raised; it only goes up.
-const FLOOR: usize = 6123;
+const FLOOR: usize = 7913;
 
 struct Kind {
     strategy: &'static dyn Strategy,
@@ -81,7 +89,7 @@ fn failed(error: &StrategyError) -> Outcome {
 }
 
 fn context<'a>() -> Context<'a> {
-    Context { now: stand_in::NOW.parse().unwrap(), namespace: "oracle", user: "admin" }
+    Context { now: stand_in::NOW.parse().unwrap(), namespace: "oracle", user: stand_in::admin() }
 }
 
 /// Decodes and defaults as the server does with a request's body.
@@ -254,6 +262,8 @@ fn run() -> BTreeMap<String, Tally> {
                 }
                 _ => continue,
             };
+            let mut actual = actual;
+            actual.warnings += u64::from(!kind.strategy.resource().deprecated.is_empty());
             let tally = tallies.entry(format!("{name} {op}")).or_default();
             tally.total += 1;
             if actual == expected || stand_in::not_here(&expected) {

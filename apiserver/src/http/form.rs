@@ -5,6 +5,7 @@ use crate::api::Api;
 use crate::error::{ApiError, Result};
 use crate::negotiate::{self, Encoding, Form, Shape};
 use crate::served::Served;
+use crate::verbs::Target;
 use crate::wire::{self, Typed};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
@@ -91,6 +92,21 @@ pub(crate) fn warn(response: &mut Response<Body>, warnings: &[String]) {
 }
 
 impl Api {
+    /// The answer with one object as it is seen at a target.
+    pub(crate) fn seen(
+        &self,
+        asked: &Asked,
+        target: &Target<'_>,
+        shown: Shown<'_>,
+        code: StatusCode,
+    ) -> Result<Response<Body>> {
+        if target.subresource != "scale" {
+            return self.object(asked, target.served, shown, code);
+        }
+        let scale = wire::encode(&self.scale(&self.tree_of(target.served, shown)?)?);
+        self.object(asked, self.face(target), Shown { bytes: &scale, ..shown }, code)
+    }
+
     /// The answer with one object.
     pub(crate) fn object(
         &self,

@@ -268,6 +268,15 @@ impl Api {
     /// Sends an authorized request to its verb.
     async fn dispatch(&self, asked: &Asked) -> Result<Response<Body>> {
         let Some(target) = self.target_of(&asked.info)? else { return self.path(asked).await };
+        let answer = self.verb(asked, target).await;
+        let told = target.served.resource.deprecated;
+        if !told.is_empty() {
+            asked.warnings.push(told.to_owned());
+        }
+        answer
+    }
+
+    async fn verb(&self, asked: &Asked, target: Target<'_>) -> Result<Response<Body>> {
         match asked.info.verb {
             Verb::Get => self.answer_get(asked, target).await,
             Verb::List => self.answer_list(asked, target).await,

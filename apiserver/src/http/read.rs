@@ -22,7 +22,7 @@ const PIECE: usize = 64 << 10;
 impl Api {
     pub(super) async fn answer_get(&self, asked: &Asked, target: Target<'_>) -> Result<Response<Body>> {
         match target.subresource {
-            "" | "status" | "ephemeralcontainers" | "resize" | "scale" => {}
+            "" | "status" | "ephemeralcontainers" | "resize" | "scale" | "approval" => {}
             other => return Err(ApiError::NotImplemented(format!("reading {other}"))),
         }
         let age = match crate::verbs::revision(asked.info.query.get("resourceVersion"))? {
@@ -32,7 +32,7 @@ impl Api {
         };
         let item = self.get(&target, age).await?;
         let shown = Shown { bytes: &item.value, revision: Some(item.revision) };
-        self.object(asked, target.served, shown, StatusCode::OK)
+        self.seen(asked, &target, shown, StatusCode::OK)
     }
 
     pub(super) async fn answer_list(&self, asked: &Asked, target: Target<'_>) -> Result<Response<Body>> {

@@ -12,7 +12,6 @@ use crate::verbs::{Age, Input, Target, WriteOptions};
 use crate::wire;
 use http::{Response, StatusCode};
 use minik_apimachinery::facts;
-use minik_registry::Context;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -31,7 +30,7 @@ impl Api {
         }
         let mut object = input.object;
         crate::body::check_namespace(&mut object, served.resource.namespaced(), target.namespace)?;
-        let cx = Context { now: options.now, namespace: target.namespace, user: &options.user.name };
+        let cx = options.context(target.namespace);
         served.strategy.prepare_create(&mut object, &cx);
         let errors = served.strategy.check_create(&object, &cx);
         if !errors.is_empty() {

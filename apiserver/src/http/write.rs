@@ -137,7 +137,7 @@ impl Api {
             _ => Findings::Wanted,
         };
         let (patch, found) = Patch::parse(kind, &asked.body, wanted).map_err(patch_error)?;
-        let served = target.served;
+        let served = self.face(&target);
         let expected =
             Expected { api_version: &served.api_version, kind: served.resource.kind, ty: served.ty };
         let mut make = |live: Option<&Value>| {
@@ -170,7 +170,7 @@ impl Api {
             return Err(ApiError::Invalid { on, errors: [error].into_iter().collect() });
         }
         let config = body::yaml(&asked.body)?;
-        let findings = decode::normalize(config.clone(), target.served.ty)
+        let findings = decode::normalize(config.clone(), self.face(&target).ty)
             .map_or_else(|_| Vec::new(), |read| read.findings);
         let written = self.apply(target, &config, findings, options).await?;
         self.written(asked, &target, &written)
@@ -258,7 +258,7 @@ impl Api {
 
     /// The body as an object of the target's kind.
     fn input(&self, asked: &Asked, target: &Target<'_>) -> Result<Input> {
-        let served = target.served;
+        let served = self.face(target);
         let expected =
             Expected { api_version: &served.api_version, kind: served.resource.kind, ty: served.ty };
         let Decoded { value: object, findings } =
@@ -270,8 +270,7 @@ impl Api {
     fn written(&self, asked: &Asked, target: &Target<'_>, written: &Written) -> Result<Response<Body>> {
         let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
         let shown = Shown { bytes: &written.value, revision: written.revision };
-        let response = self.object(asked, target.served, shown, code)?;
-        Ok(response)
+        self.seen(asked, target, shown, code)
     }
 }
 

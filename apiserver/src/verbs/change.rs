@@ -76,6 +76,19 @@ impl Api {
         creates: bool,
         make: &mut (dyn FnMut(Option<&Value>) -> Result<Made> + Send),
     ) -> Result<Written> {
+        if target.subresource == "scale" {
+            return self.change_scale(target, options, make).await;
+        }
+        self.change_stored(target, options, creates, make).await
+    }
+
+    pub(super) async fn change_stored(
+        &self,
+        target: Target<'_>,
+        options: &WriteOptions,
+        creates: bool,
+        make: &mut (dyn FnMut(Option<&Value>) -> Result<Made> + Send),
+    ) -> Result<Written> {
         self.world().caught_up().await?;
         let part = Part::of_subresource(target.subresource).ok_or(ApiError::MethodNotAllowed)?;
         for _ in 0..TRIES {

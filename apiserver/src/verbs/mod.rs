@@ -10,6 +10,7 @@ mod create;
 mod delete;
 mod pods;
 mod read;
+mod scale;
 
 pub(crate) use delete::invalid_options;
 pub use delete::{DeleteOptions, Deleted, Preconditions, Propagation};
@@ -93,6 +94,14 @@ impl WriteOptions {
     }
 }
 
+impl WriteOptions {
+    /// What strategies may know of the request.
+    pub(crate) fn context<'a>(&'a self, namespace: &'a str) -> Context<'a> {
+        let UserInfo { name, uid, groups, extra } = &self.user;
+        Context { now: self.now, namespace, user: minik_registry::User { name, uid, groups, extra } }
+    }
+}
+
 /// A decoded object of the served version, and what was found odd about it.
 pub struct Input {
     /// The tree, normalized.
@@ -127,7 +136,7 @@ impl<'a> Step<'a> {
     }
 
     fn context(&self) -> Context<'a> {
-        Context { now: self.options.now, namespace: self.target.namespace, user: &self.options.user.name }
+        self.options.context(self.target.namespace)
     }
 
     fn attributes<'b>(

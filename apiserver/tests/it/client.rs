@@ -31,6 +31,8 @@ impl Answer {
 /// The administrator of a server in memory.
 pub struct Client {
     pub api: Api,
+    /// Headers of every request.
+    pub headers: Vec<(&'static str, &'static str)>,
     peer: Peer,
     shutdown: Shutdown,
     feed: tokio::task::JoinHandle<()>,
@@ -74,7 +76,7 @@ impl Client {
             let (world, shutdown) = (api.world().clone(), shutdown.clone());
             async move { world.feed(shutdown).await }
         });
-        Client { api, peer: administrator(), shutdown, feed }
+        Client { api, headers: Vec::new(), peer: administrator(), shutdown, feed }
     }
 
     /// Sends a request.
@@ -87,7 +89,10 @@ impl Client {
     }
 
     /// Sends a request with its own headers.
-    pub async fn ask(&self, request: Request<Full<Bytes>>) -> Answer {
+    pub async fn ask(&self, mut request: Request<Full<Bytes>>) -> Answer {
+        for (name, value) in &self.headers {
+            request.headers_mut().append(*name, http::HeaderValue::from_static(value));
+        }
         let (parts, body) = self.api.answer(request, &self.peer, None).await.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         Answer { code: parts.status.as_u16(), headers: parts.headers, body }

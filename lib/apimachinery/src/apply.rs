@@ -13,12 +13,14 @@
 mod filter;
 mod managed;
 mod path;
+mod scale;
 mod schema;
 mod updater;
 mod walk;
 
 pub use filter::FieldFilter;
 pub use path::{PathElement, Set, path_text};
+pub use scale::{own_by_scale, own_scale};
 
 use crate::facts::TypeId;
 use crate::{decode, defaults, time};

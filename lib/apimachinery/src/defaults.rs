@@ -132,6 +132,12 @@ fn of_type(go: &str, fields: &mut Fields) {
         "core/v1.Service" => service(fields),
         "core/v1.LimitRangeItem" => limit_range_item(fields),
         "core/v1.ReplicationController" => replication_controller(fields),
+        "apps/v1.Deployment" => deployment(fields),
+        "apps/v1.ReplicaSet" => {
+            if let Some(Value::Object(spec)) = fields.get_mut("spec") {
+                or(spec, "replicas", 1);
+            }
+        }
         "rbac/v1.RoleRef" => or_text(fields, "apiGroup", "rbac.authorization.k8s.io"),
         "rbac/v1.Subject" => match text(fields, "kind") {
             "User" | "Group" => or_text(fields, "apiGroup", "rbac.authorization.k8s.io"),
@@ -480,6 +486,23 @@ fn limit_range_item(fields: &mut Fields) {
     copy(fields, "max", "default");
     copy(fields, "default", "defaultRequest");
     copy(fields, "min", "defaultRequest");
+}
+
+fn deployment(fields: &mut Fields) {
+    let Some(Value::Object(spec)) = fields.get_mut("spec") else { return };
+    or(spec, "replicas", 1);
+    or(spec, "revisionHistoryLimit", 10);
+    or(spec, "progressDeadlineSeconds", 600);
+    let strategy = spec.entry("strategy").or_insert_with(|| json!({}));
+    let Value::Object(strategy) = strategy else { return };
+    or_text(strategy, "type", "RollingUpdate");
+    if text(strategy, "type") == "RollingUpdate" {
+        or(strategy, "rollingUpdate", json!({}));
+        if let Some(Value::Object(update)) = strategy.get_mut("rollingUpdate") {
+            or(update, "maxUnavailable", "25%");
+            or(update, "maxSurge", "25%");
+        }
+    }
 }
 
 fn replication_controller(fields: &mut Fields) {

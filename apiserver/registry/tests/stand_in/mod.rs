@@ -218,3 +218,11 @@ pub fn named(change: Change) -> Change {
     };
     Change { set: change.set.into_iter().map(|(path, value)| (path, name(value))).collect(), ..change }
 }
+
+/// Who made the recordings.
+pub fn admin() -> minik_registry::User<'static> {
+    static GROUPS: std::sync::LazyLock<[String; 2]> =
+        std::sync::LazyLock::new(|| ["system:masters", "system:authenticated"].map(str::to_owned));
+    static EXTRA: std::collections::BTreeMap<String, Vec<String>> = std::collections::BTreeMap::new();
+    minik_registry::User { name: "admin", uid: "1", groups: &*GROUPS, extra: &EXTRA }
+}

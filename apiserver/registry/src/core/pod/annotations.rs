@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1 as api;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use minik_apimachinery::field::{ErrorList, FieldError, Path};
 
 use super::options::Options;
@@ -16,16 +17,22 @@ use crate::view::text;
 const APP_ARMOR_PREFIX: &str = "container.apparmor.security.beta.kubernetes.io/";
 const SECCOMP_POD: &str = "seccomp.security.alpha.kubernetes.io/pod";
 const SECCOMP_PREFIX: &str = "container.seccomp.security.alpha.kubernetes.io/";
-const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+/// What the loss of a Pod costs, when one of several is to go.
+pub(crate) const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 const TOLERATIONS: &str = "scheduler.alpha.kubernetes.io/tolerations";
 
 type Annotations = BTreeMap<String, String>;
 
-/// The annotations of a Pod.
-pub(crate) fn check(pod: &api::Pod, spec: &api::PodSpec, options: &Options, errors: &mut ErrorList) {
-    let path = Path::new("metadata").child("annotations");
+/// The annotations of a Pod or a template, which stand at the path.
+pub(crate) fn check(
+    meta: &ObjectMeta,
+    spec: &api::PodSpec,
+    options: &Options,
+    path: &Path,
+    errors: &mut ErrorList,
+) {
     let none = Annotations::new();
-    let annotations = pod.metadata.annotations.as_ref().unwrap_or(&none);
+    let annotations = meta.annotations.as_ref().unwrap_or(&none);
     if let Some(value) = annotations.get(MIRROR)
         && text(&spec.node_name).is_empty()
     {
@@ -38,7 +45,7 @@ pub(crate) fn check(pod: &api::Pod, spec: &api::PodSpec, options: &Options, erro
     if let Some(json) = annotations.get(TOLERATIONS).filter(|j| !j.is_empty()) {
         match serde_json::from_str::<Vec<api::Toleration>>(json) {
             Ok(tolerations) => check_tolerations(&tolerations, &path.child(TOLERATIONS), errors),
-            Err(e) => errors.push(FieldError::invalid(&path, TOLERATIONS, e.to_string())),
+            Err(e) => errors.push(FieldError::invalid(path, TOLERATIONS, e.to_string())),
         }
     }
     if let Some(cost) = annotations.get(DELETION_COST)
@@ -47,8 +54,8 @@ pub(crate) fn check(pod: &api::Pod, spec: &api::PodSpec, options: &Options, erro
     {
         errors.push(FieldError::invalid(&path.key(DELETION_COST), cost.as_str(), "must be a 32-bit integer"));
     }
-    check_seccomp(annotations, &path, errors);
-    check_app_armor(annotations, spec, &path, errors);
+    check_seccomp(annotations, path, errors);
+    check_app_armor(annotations, spec, path, errors);
 }
 
 /// A number of 32 bits without leading zeros or a plus.
@@ -104,10 +111,14 @@ pub(crate) fn check_change(new: &api::Pod, old: &api::Pod, errors: &mut ErrorLis
     }
 }
 
-/// Where an annotation of old and a field speak of the same thing, they say the same.
-pub(crate) fn check_fields_match(pod: &api::Pod, spec: &api::PodSpec, errors: &mut ErrorList) {
-    let Some(annotations) = &pod.metadata.annotations else { return };
-    let path = Path::new("spec");
+/// Where an annotation of old and a field speak of the same thing, they say the same. `path` is the specification's.
+pub(crate) fn check_fields_match(
+    meta: &ObjectMeta,
+    spec: &api::PodSpec,
+    path: &Path,
+    errors: &mut ErrorList,
+) {
+    let Some(annotations) = &meta.annotations else { return };
     let of_pod = spec.security_context.as_ref();
     if let (Some(annotation), Some(profile)) =
         (annotations.get(SECCOMP_POD), of_pod.and_then(|s| s.seccomp_profile.as_ref()))
@@ -115,7 +126,7 @@ pub(crate) fn check_fields_match(pod: &api::Pod, spec: &api::PodSpec, errors: &m
         check_seccomp_annotation(annotation, profile, &path.child("securityContext.seccompProfile"), errors);
     }
     let windows = spec.os.as_ref().is_some_and(|os| os.name == "windows");
-    visit_containers(spec, &path, |container, at| {
+    visit_containers(spec, path, |container, at| {
         let own = container.security_context.as_ref();
         let at = at.child("securityContext");
         if let (Some(annotation), Some(profile)) = (

@@ -20,9 +20,10 @@ pub(crate) mod scheduling;
 pub(crate) mod security;
 pub(crate) mod spec;
 pub(crate) mod status;
+pub(crate) mod template;
 pub(crate) mod update;
 pub(crate) mod volume;
-mod warnings;
+pub(crate) mod warnings;
 
 use std::borrow::Cow;
 

@@ -2,8 +2,10 @@
 //! accepted once may make an object unchangeable.
 
 use k8s_openapi::api::core::v1 as api;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use minik_apimachinery::field::{ErrorList, Path};
 
+use super::annotations::{DELETION_COST, is_deletion_cost};
 use super::container::is_sidecar;
 use super::resources::{divides, is_huge_page};
 use super::scheduling::check_label_keys;
@@ -44,9 +46,11 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// What a change of this spec may keep.
-    pub(crate) fn of_old(spec: &api::PodSpec) -> Self {
+    /// What a change of this Pod or template may keep.
+    pub(crate) fn of_old(meta: Option<&ObjectMeta>, spec: &api::PodSpec) -> Self {
+        let cost = meta.and_then(|meta| meta.annotations.as_ref()?.get(DELETION_COST));
         let mut options = Self {
+            deletion_cost: cost.is_some_and(|cost| !is_deletion_cost(cost)),
             selector_values: affinity_terms(spec).any(|t| {
                 wrong_values(t.label_selector.as_ref()) || wrong_values(t.namespace_selector.as_ref())
             }),

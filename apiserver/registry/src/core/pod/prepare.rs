@@ -88,7 +88,7 @@ const INIT_CONTAINER_ANNOTATIONS: &[&str] = &[
 ];
 
 /// Leaves out what is switched off; a Pod that has such a field may keep it.
-fn drop_disabled(obj: &mut Value, old: Option<&Value>) {
+pub(crate) fn drop_disabled(obj: &mut Value, old: Option<&Value>) {
     let drop = |path: &[&str], obj: &mut Value| {
         if old.is_none_or(|old| !has(old, path)) {
             remove(obj, path);

@@ -21,7 +21,6 @@ pub(crate) enum Owner {
     /// A Pod.
     Pod,
     /// A template that Pods will be made from.
-    #[expect(dead_code, reason = "workload kinds with templates come next")]
     Template,
 }
 

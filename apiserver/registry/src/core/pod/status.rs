@@ -7,6 +7,7 @@ use minik_apimachinery::field::{ErrorList, FieldError, Path};
 use serde_json::Value;
 
 use super::options::Options;
+use super::update::annotations_path;
 use super::{annotations, container};
 use crate::format::{self, check_ip, invalid, is_dual_stack};
 use crate::meta::IMMUTABLE;
@@ -18,7 +19,8 @@ pub(crate) fn check_update(new: &api::Pod, old: &api::Pod, errors: &mut ErrorLis
     let old_spec = old.spec.clone().unwrap_or_default();
     let (status, was) = (new.status.clone().unwrap_or_default(), old.status.clone().unwrap_or_default());
     annotations::check_change(new, old, errors);
-    annotations::check(new, &spec, &Options::of_old(&old_spec), errors);
+    let options = Options::of_old(Some(&old.metadata), &old_spec);
+    annotations::check(&new.metadata, &spec, &options, &annotations_path(), errors);
     let path = Path::new("status");
     check_conditions(items(&status.conditions), &path.child("conditions"), errors);
     check_nomination(&status, &was, &old_spec, &path.child("nominatedNodeName"), errors);

@@ -18,17 +18,9 @@ fn spec_of(pod: &api::Pod) -> api::PodSpec {
     pod.spec.clone().unwrap_or_default()
 }
 
-fn options_of(old: &api::Pod, old_spec: &api::PodSpec) -> Options {
-    let cost = old
-        .metadata
-        .annotations
-        .iter()
-        .flatten()
-        .find(|(k, _)| k.as_str() == "controller.kubernetes.io/pod-deletion-cost");
-    Options {
-        deletion_cost: cost.is_some_and(|(_, cost)| !annotations::is_deletion_cost(cost)),
-        ..Options::of_old(old_spec)
-    }
+/// Where a Pod's annotations stand.
+pub(crate) fn annotations_path() -> Path {
+    Path::new("metadata").child("annotations")
 }
 
 /// A new Pod.
@@ -45,12 +37,12 @@ pub(crate) fn check_create(pod: &api::Pod, errors: &mut ErrorList) {
             "cannot be set while schedulingGates remain",
         ));
     }
-    annotations::check_fields_match(pod, &spec, errors);
+    annotations::check_fields_match(&pod.metadata, &spec, &path, errors);
 }
 
 /// A Pod as it stands, new or changed.
 fn check_whole(pod: &api::Pod, spec: &api::PodSpec, options: &Options, errors: &mut ErrorList) {
-    annotations::check(pod, spec, options, errors);
+    annotations::check(&pod.metadata, spec, options, &annotations_path(), errors);
     let path = Path::new("spec");
     check_spec(spec, Some(&pod.metadata), (Owner::Pod, options), &path, errors);
     if text(&spec.service_account_name).is_empty() {
@@ -79,10 +71,10 @@ fn check_whole(pod: &api::Pod, spec: &api::PodSpec, options: &Options, errors: &
 /// run.
 pub(crate) fn check_update(new: &api::Pod, old: &api::Pod, errors: &mut ErrorList) {
     let (spec, was) = (spec_of(new), spec_of(old));
-    let options = options_of(old, &was);
+    let options = Options::of_old(Some(&old.metadata), &was);
     check_whole(new, &spec, &options, errors);
     annotations::check_change(new, old, errors);
-    annotations::check(new, &spec, &options, errors);
+    annotations::check(&new.metadata, &spec, &options, &annotations_path(), errors);
     let path = Path::new("spec");
     let lists = [
         ("containers", &spec.containers[..], &was.containers[..]),
@@ -260,10 +252,10 @@ pub(crate) fn check_ephemeral(new: &api::Pod, old: &api::Pod, errors: &mut Error
         *errors = FieldError::forbidden(&Path::new(""), "static Pods have no ephemeral containers").into();
         return;
     }
-    let options = options_of(old, &was);
+    let options = Options::of_old(Some(&old.metadata), &was);
     check_whole(new, &spec, &options, errors);
     annotations::check_change(new, old, errors);
-    annotations::check(new, &spec, &options, errors);
+    annotations::check(&new.metadata, &spec, &options, &annotations_path(), errors);
     let path = Path::new("spec").child("ephemeralContainers");
     for before in items(&was.ephemeral_containers) {
         match items(&spec.ephemeral_containers).iter().rev().find(|c| c.name == before.name) {
@@ -291,7 +283,7 @@ pub(crate) fn check_resize(new: &api::Pod, old: &api::Pod, errors: &mut ErrorLis
             FieldError::forbidden(&Path::new(""), "static Pods and Windows Pods cannot be resized").into();
         return;
     }
-    check_whole(new, &spec, &options_of(old, &was), errors);
+    check_whole(new, &spec, &Options::of_old(Some(&old.metadata), &was), errors);
     let class =
         old.status.as_ref().and_then(|s| s.qos_class.clone()).unwrap_or_else(|| qos::class(&was).into());
     if class != qos::class(&spec) {

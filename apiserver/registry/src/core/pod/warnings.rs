@@ -27,6 +27,18 @@ pub(crate) fn on_create(obj: &Value) -> Vec<String> {
     all
 }
 
+/// Warnings for the template of a workload.
+pub(crate) fn of_template(obj: &Value) -> Vec<String> {
+    let mut all = Vec::new();
+    let template =
+        obj.pointer("/spec/template").and_then(try_view::<api::PodTemplateSpec>).unwrap_or_default();
+    if let Some(spec) = &template.spec {
+        let annotations = template.metadata.and_then(|meta| meta.annotations).unwrap_or_default();
+        of_spec(spec, &annotations, &Path::new("spec").child("template"), &mut all);
+    }
+    all
+}
+
 /// Warnings for the Pod (or the template of Pods) at a path.
 fn of_spec(spec: &api::PodSpec, annotations: &BTreeMap<String, String>, root: &Path, all: &mut Vec<String>) {
     let path = root.child("spec");

@@ -1,0 +1,4 @@
+//! `networking.k8s.io`.
+
+pub(crate) mod ip_address;
+pub(crate) mod service_cidr;

@@ -1,0 +1,84 @@
+//! ServiceCIDR: <https://kubernetes.io/docs/reference/networking/virtual-ips/#ip-address-objects>.
+
+use jiff::Timestamp;
+use k8s_openapi::api::networking::v1 as api;
+use minik_apimachinery::field::{ErrorList, FieldError, Path};
+use serde_json::{Value, json};
+
+use crate::format::{are_dual_stack_ranges, check_cidr};
+use crate::meta::IMMUTABLE;
+use crate::resource::*;
+use crate::view::{carry_over, items, view};
+use crate::{Column, Context, Part, Strategy, table};
+
+const KIND: Kind = Kind { group: "networking.k8s.io", version: "v1", kind: "ServiceCIDR" };
+
+const RESOURCE: Resource = Resource {
+    singular: "servicecidr",
+    scope: Scope::Cluster,
+    ..Resource::grouped("networking.k8s.io", "ServiceCIDR", "ServiceCIDRList", "servicecidrs")
+}
+.with_status(&[Subresource::status(KIND, &[&["spec"]])]);
+
+const COLUMNS: &[Column] = &[Column::NAME, Column::text("CIDRs", "Ranges of addresses."), Column::AGE];
+
+/// See the module.
+pub(crate) struct ServiceCidr;
+
+impl Strategy for ServiceCidr {
+    fn resource(&self) -> &'static Resource {
+        &RESOURCE
+    }
+
+    fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
+        if let Some(map) = obj.as_object_mut() {
+            map.insert("status".into(), json!({}));
+        }
+    }
+
+    fn prepare_update(&self, part: Part, obj: &mut Value, old: &Value, _cx: &Context<'_>) {
+        carry_over(obj, old, if part == Part::Status { "spec" } else { "status" });
+    }
+
+    fn validate_create(&self, obj: &Value, _cx: &Context<'_>) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let Some(ranges) = view::<api::ServiceCIDR>(obj, &mut errors) else { return errors };
+        check_ranges(items(&ranges.spec.unwrap_or_default().cidrs), &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, part: Part, obj: &Value, old: &Value, _cx: &Context<'_>) -> ErrorList {
+        let mut errors = ErrorList::new();
+        if part != Part::Status && obj.pointer("/spec/cidrs") != old.pointer("/spec/cidrs") {
+            let ranges = obj.pointer("/spec/cidrs").cloned().unwrap_or_default();
+            errors.push(FieldError::invalid(&Path::new("spec").child("cidrs"), ranges, IMMUTABLE));
+        }
+        errors
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        COLUMNS
+    }
+
+    fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
+        let ranges = obj["spec"]["cidrs"].as_array().into_iter().flatten();
+        let ranges: Vec<&str> = ranges.filter_map(Value::as_str).collect();
+        vec![table::name(obj), ranges.join(",").into(), table::age(obj, now)]
+    }
+}
+
+fn check_ranges(ranges: &[String], errors: &mut ErrorList) {
+    let path = Path::new("spec").child("cidrs");
+    if ranges.is_empty() {
+        errors.push(FieldError::required(&path, "a range must be given"));
+        return;
+    }
+    let list: Vec<&str> = ranges.iter().map(String::as_str).collect();
+    if ranges.len() > 2 || (ranges.len() == 2 && are_dual_stack_ranges(&list) != Some(true)) {
+        errors.push(FieldError::invalid(&path, ranges.to_vec(), "one range of each version may be given"));
+        return;
+    }
+    for (i, range) in ranges.iter().enumerate() {
+        check_cidr(range, &[], &path.index(i), errors);
+    }
+}
