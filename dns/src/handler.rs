@@ -53,7 +53,7 @@ impl Names {
     async fn answer(&self, query: &Query, lower: &hickory_proto::rr::Name) -> (bool, Reply) {
         let question = Question { lower, written: query.name(), kind: query.query_type() };
         let verdict = self.verdict(question);
-        if verdict != Verdict::Elsewhere && !self.synced.load(Ordering::Relaxed) {
+        if !matches!(verdict, Verdict::Elsewhere) && !self.synced.load(Ordering::Relaxed) {
             // What is not known yet may well be there.
             return (true, Reply::failure(ResponseCode::ServFail));
         }
@@ -86,12 +86,6 @@ impl Names {
         for at in (1..addresses.len()).rev() {
             addresses.swap(at, self.chance.below(at as u64 + 1) as usize);
         }
-    }
-}
-
-impl Reply {
-    fn failure(code: ResponseCode) -> Reply {
-        Reply { code, answers: Vec::new(), additionals: Vec::new(), authorities: Vec::new() }
     }
 }
 

@@ -56,6 +56,13 @@ pub struct Reply {
     pub authorities: Vec<Record>,
 }
 
+impl Reply {
+    /// An answer that is a code alone.
+    pub fn failure(code: ResponseCode) -> Reply {
+        Reply { code, answers: Vec::new(), additionals: Vec::new(), authorities: Vec::new() }
+    }
+}
+
 /// The cluster's zone.
 #[derive(Debug, Clone)]
 pub struct Zone {
@@ -111,7 +118,7 @@ impl Zone {
 
     fn forward(&self, index: &Index, question: Question<'_>) -> Verdict {
         if matches!(question.kind, RecordType::AXFR | RecordType::IXFR) {
-            return Verdict::Here(self.empty(ResponseCode::Refused));
+            return Verdict::Here(Reply::failure(ResponseCode::Refused));
         }
         let (mut chain, mut name) = (Vec::new(), question.lower.clone());
         loop {
@@ -372,3 +379,6 @@ fn push_new(records: &mut Vec<Record>, record: Record) {
         records.push(record);
     }
 }
+
+#[cfg(test)]
+mod tests;
