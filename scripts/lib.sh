@@ -63,9 +63,10 @@ dist_target() {
     if [ -d "$(rustc --print sysroot)/lib/rustlib/$musl" ]; then echo "$musl"; else echo "$(uname -m)-unknown-linux-gnu"; fi
 }
 
-dist_folder() { echo "$target/$(dist_target)/dist"; }
+dist_profile=${MINIK_DIST_PROFILE:-dist}
+dist_folder() { echo "$target/$(dist_target)/$dist_profile"; }
 
-# Builds the programs as they are released.
+# Builds the programs as they are released (or, with MINIK_DIST_PROFILE=dist-quick, sooner and slower).
 build_dist() {
     local musl
     musl=$(uname -m)-unknown-linux-musl
@@ -76,7 +77,7 @@ build_dist() {
     *musl) need musl-tools musl-gcc ;;
     *) export RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" ;;
     esac
-    cargo build --quiet --profile dist --target "$(dist_target)" -p minik -p minik-cli -p minik-shim -p minik-demo
+    cargo build --quiet --profile "$dist_profile" --target "$(dist_target)" -p minik -p minik-cli -p minik-shim -p minik-demo
 }
 
 # Whether a program asks for a loader.
