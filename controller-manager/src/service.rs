@@ -6,7 +6,8 @@ use crate::metrics::Metrics;
 use crate::setup::{Part, Setup};
 use crate::watches::Watches;
 use crate::{
-    aggregation, garbage, namespace, node_lifecycle, pod_gc, root_ca, service_account, taint_eviction,
+    aggregation, endpoints, garbage, namespace, node_lifecycle, pod_gc, root_ca, service_account,
+    taint_eviction,
 };
 use minik_client::{Elector, Led};
 use minik_component::Shutdown;
@@ -142,6 +143,7 @@ fn set_up(setup: &mut Setup) {
     taint_eviction::set_up(setup);
     pod_gc::set_up(setup);
     aggregation::set_up(setup);
+    endpoints::set_up(setup);
 }
 
 /// The name of a part that has ended; a panic goes on.

@@ -1,5 +1,6 @@
 //! The kinds that several controllers follow: one informer each, whoever listens.
 
+use crate::endpoints::{self, EndpointsObject, ServiceObject, SliceObject};
 use crate::index::Index;
 use crate::objects::{
     ClusterRoleObject, ConfigMapObject, LeaseObject, NamespaceObject, NodeObject, PodObject,
@@ -80,6 +81,12 @@ kinds! {
     pods: PodObject = Source::all("/api/v1/pods");
     /// Nodes.
     nodes: NodeObject = Source::all("/api/v1/nodes");
+    /// Services.
+    services: ServiceObject = Source::all("/api/v1/services");
+    /// EndpointSlices that are written here.
+    endpoint_slices: SliceObject = endpoints::slices_source();
+    /// Endpoints.
+    endpoints: EndpointsObject = Source::all("/api/v1/endpoints");
     /// Leases.
     leases: LeaseObject = Source::all("/apis/coordination.k8s.io/v1/leases");
     /// ClusterRoles.

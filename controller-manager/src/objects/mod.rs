@@ -1,7 +1,7 @@
 //! The projections that are kept of what the API serves.
 
 use k8s_openapi::api::rbac::v1::PolicyRule;
-use minik_client::{Meta, ObjectRef, Projection};
+use minik_client::{Meta, ObjectRef, OwnerRef, Projection};
 use minik_placement::Selector;
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -50,6 +50,19 @@ pub trait Object: Projection {
             uid: meta.uid.to_string(),
             resource_version: meta.resource_version.to_string(),
             ..ObjectRef::default()
+        }
+    }
+
+    /// What an object that it controls refers to it by.
+    fn owner_reference(&self) -> OwnerRef {
+        let meta = self.meta();
+        OwnerRef {
+            api_version: Self::API_VERSION.into(),
+            kind: Self::KIND.into(),
+            name: meta.name.clone(),
+            uid: meta.uid.clone(),
+            controller: true,
+            block_owner_deletion: true,
         }
     }
 }
@@ -315,6 +328,6 @@ impl Projection for ClusterRoleObject {
 }
 
 /// A list that is written as null when it is empty.
-fn or_none<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+pub fn or_none<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     Option::<Vec<T>>::deserialize(deserializer).map(Option::unwrap_or_default)
 }

@@ -4,6 +4,7 @@ use super::{Annotated, Condition, Object};
 use minik_client::{Meta, Projection};
 use minik_placement::taints::Toleration;
 use serde::Deserialize;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// A Pod.
@@ -24,12 +25,33 @@ pub struct PodObject {
     pub ready: bool,
     /// Since when it is Ready, as far as is known.
     pub ready_since: Option<jiff::Timestamp>,
+    /// When it last became Ready or ceased to be, as far as is known.
+    pub ready_changed: Option<jiff::Timestamp>,
+    /// Its addresses.
+    pub ips: Vec<IpAddr>,
+    /// Its name in DNS.
+    pub hostname: Arc<str>,
+    /// The Service below which it is named in DNS.
+    pub subdomain: Arc<str>,
+    /// The ports of its containers that have names.
+    pub ports: Vec<NamedPort>,
     /// When it was given its node, as far as is known.
     pub bound_at: Option<jiff::Timestamp>,
     /// What its deletion costs beside that of others of its owner.
     pub deletion_cost: i32,
     /// The most that one of its containers was restarted, and one of its sidecars.
     pub restarts: (i32, i32),
+}
+
+/// A port of a container that has a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedPort {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its protocol.
+    pub protocol: Arc<str>,
+    /// Its number.
+    pub port: i32,
 }
 
 #[derive(Deserialize)]
@@ -53,14 +75,32 @@ struct PodAnnotations {
 struct PodSpecWire {
     node_name: Arc<str>,
     tolerations: Vec<Toleration>,
-    init_containers: Vec<InitContainerWire>,
+    hostname: Arc<str>,
+    subdomain: Arc<str>,
+    containers: Vec<ContainerWire>,
+    init_containers: Vec<ContainerWire>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct InitContainerWire {
+struct ContainerWire {
     name: Arc<str>,
     restart_policy: Arc<str>,
+    ports: Vec<PortWire>,
+}
+
+impl ContainerWire {
+    fn is_sidecar(&self) -> bool {
+        &*self.restart_policy == "Always"
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PortWire {
+    name: Arc<str>,
+    protocol: Arc<str>,
+    container_port: i32,
 }
 
 #[derive(Default, Deserialize)]
@@ -69,8 +109,18 @@ struct PodStatusWire {
     phase: Arc<str>,
     reason: Arc<str>,
     conditions: Vec<Condition>,
+    #[serde(rename = "podIP")]
+    pod_ip: Arc<str>,
+    #[serde(rename = "podIPs")]
+    pod_ips: Vec<IpWire>,
     container_statuses: Vec<ContainerStatusWire>,
     init_container_statuses: Vec<ContainerStatusWire>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct IpWire {
+    ip: Arc<str>,
 }
 
 #[derive(Default, Deserialize)]
@@ -84,12 +134,35 @@ impl PodWire {
     fn restarts(&self) -> (i32, i32) {
         let sidecar = |one: &&ContainerStatusWire| {
             let named = self.spec.init_containers.iter().find(|container| container.name == one.name);
-            named.is_some_and(|container| &*container.restart_policy == "Always")
+            named.is_some_and(ContainerWire::is_sidecar)
         };
         let containers = self.status.container_statuses.iter().map(|one| one.restart_count);
         let sidecars =
             self.status.init_container_statuses.iter().filter(sidecar).map(|one| one.restart_count);
         (containers.max().unwrap_or(0), sidecars.max().unwrap_or(0))
+    }
+
+    fn ips(&self) -> Vec<IpAddr> {
+        let status = &self.status;
+        let all = status.pod_ips.iter().map(|one| &one.ip).chain([&status.pod_ip]);
+        let mut ips: Vec<IpAddr> = all.filter_map(|ip| ip.parse().ok()).collect();
+        // The single one is the first of the others.
+        if ips.len() > 1 && status.pod_ips.len() < ips.len() {
+            ips.pop();
+        }
+        ips
+    }
+
+    /// Those of containers that run on come before those of sidecars.
+    fn ports(&self) -> Vec<NamedPort> {
+        let sidecars = self.spec.init_containers.iter().filter(|one| one.is_sidecar());
+        let ports = self.spec.containers.iter().chain(sidecars).flat_map(|one| &one.ports);
+        let named = |port: &PortWire| NamedPort {
+            name: port.name.clone(),
+            protocol: if port.protocol.is_empty() { "TCP".into() } else { port.protocol.clone() },
+            port: port.container_port,
+        };
+        ports.filter(|port| !port.name.is_empty()).map(named).collect()
     }
 }
 
@@ -98,7 +171,11 @@ impl From<PodWire> for PodObject {
         let condition = |kind: &str| {
             wire.status.conditions.iter().find(|one| &*one.kind == kind && &*one.status == "True")
         };
+        let ready = wire.status.conditions.iter().find(|one| &*one.kind == "Ready");
         PodObject {
+            ready_changed: ready.and_then(|one| one.last_transition_time),
+            ips: wire.ips(),
+            ports: wire.ports(),
             restarts: wire.restarts(),
             ready: condition("Ready").is_some(),
             ready_since: condition("Ready").and_then(|one| one.last_transition_time),
@@ -108,6 +185,8 @@ impl From<PodWire> for PodObject {
             deletion_cost: wire.metadata.annotations.deletion_cost.parse().unwrap_or(0),
             metadata: wire.metadata.meta,
             node: wire.spec.node_name,
+            hostname: wire.spec.hostname,
+            subdomain: wire.spec.subdomain,
             tolerations: wire.spec.tolerations,
             phase: wire.status.phase,
             reason: wire.status.reason,

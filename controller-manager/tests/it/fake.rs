@@ -27,6 +27,9 @@ pub const CORE: &[Served] = &[
     ("", "v1", "namespaces", "Namespace", false),
     ("", "v1", "nodes", "Node", false),
     ("", "v1", "pods", "Pod", true),
+    ("", "v1", "services", "Service", true),
+    ("", "v1", "endpoints", "Endpoints", true),
+    ("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", true),
     ("", "v1", "configmaps", "ConfigMap", true),
     ("", "v1", "secrets", "Secret", true),
     ("", "v1", "serviceaccounts", "ServiceAccount", true),
@@ -244,6 +247,12 @@ impl Server {
         self.kept().objects.get(&(target.collection, target.namespace, target.name)).cloned()
     }
 
+    /// All objects of a collection.
+    pub fn list(&self, collection: &str) -> Vec<Value> {
+        let kept = self.kept();
+        kept.objects.iter().filter(|(key, _)| key.0 == collection).map(|(_, one)| one.clone()).collect()
+    }
+
     /// Waits until the state is as wanted; time that is paused runs on while nothing else is to be done.
     pub async fn until(&self, what: &str, wanted: impl Fn(&Server) -> bool) {
         let reached = async {
@@ -372,8 +381,13 @@ impl Server {
                 Ok(json!({"status": {"token": token}}))
             }
             ("POST", "") => {
+                let mut body = body.clone();
+                if body["metadata"]["name"].is_null() {
+                    let base = body["metadata"]["generateName"].as_str().unwrap_or_default().to_owned();
+                    body["metadata"]["name"] = format!("{base}{}", kept.revision).into();
+                }
                 let name = body["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-                kept.create((collection, namespace, name), body.clone())
+                kept.create((collection, namespace, name), body)
             }
             ("PUT", "status") => kept.change(key, |object| object["status"] = body["status"].clone(), body),
             ("PUT", "finalize") => kept.change(
