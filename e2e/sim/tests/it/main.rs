@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should stop
 
+mod deployments;
+mod endpoints;
 mod scheduling;
 
 use serde_json::Value;
@@ -20,4 +22,29 @@ fn all_agree(what: &str, results: Vec<Option<String>>) {
     println!("{} of {} {what} as stock", results.len() - wrong.len(), results.len());
     wrong.iter().take(20).for_each(|(line, wrong)| println!("line {line}: {wrong}"));
     assert!(wrong.is_empty(), "{} {what} differ", wrong.len());
+}
+
+/// Leaves out of an object what differs from run to run.
+fn plain(object: &mut Value) {
+    if let Some(object) = object.as_object_mut() {
+        object.remove("kind");
+        object.remove("apiVersion");
+    }
+    let Some(metadata) = object["metadata"].as_object_mut() else { return };
+    metadata.retain(|name, _| ["name", "labels", "annotations", "ownerReferences"].contains(&name.as_str()));
+    if let Some(name) =
+        metadata.get_mut("name").filter(|name| name.as_str().is_some_and(|name| name.starts_with("svc-")))
+    {
+        *name = "svc-RAND".into();
+    }
+    for owner in metadata.get_mut("ownerReferences").and_then(Value::as_array_mut).into_iter().flatten() {
+        owner.as_object_mut().into_iter().for_each(|owner| drop(owner.remove("uid")));
+    }
+    let times = "endpoints.kubernetes.io/last-change-trigger-time";
+    if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+        annotations.remove(times);
+    }
+    if metadata.get("annotations").is_some_and(|annotations| annotations == &serde_json::json!({})) {
+        metadata.remove("annotations");
+    }
 }
