@@ -13,11 +13,13 @@
 //! - A plan is pure: caches and live reads are gathered first, time is an argument, and applying has no choices left.
 //! - Nothing is planned before the caches are filled; what is done twice does no harm, so a key can always come again.
 //! - Each controller acts as its own ServiceAccount with the rights of its role, unless told otherwise.
-//! - Not served yet, and not pretended: workloads, quotas, volumes, certificates.
+//! - Not served yet, and not pretended: workloads but Deployments and ReplicaSets, quotas, volumes, certificates.
 
 mod aggregation;
 mod config;
+mod deployment;
 mod endpoints;
+mod expectations;
 mod garbage;
 mod identities;
 mod index;
@@ -25,7 +27,9 @@ mod metrics;
 mod namespace;
 mod node_lifecycle;
 mod objects;
+mod owners;
 mod pod_gc;
+mod replica_set;
 mod root_ca;
 mod service;
 mod service_account;

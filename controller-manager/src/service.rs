@@ -6,8 +6,8 @@ use crate::metrics::Metrics;
 use crate::setup::{Part, Setup};
 use crate::watches::Watches;
 use crate::{
-    aggregation, endpoints, garbage, namespace, node_lifecycle, pod_gc, root_ca, service_account,
-    taint_eviction,
+    aggregation, deployment, endpoints, garbage, namespace, node_lifecycle, pod_gc, replica_set, root_ca,
+    service_account, taint_eviction,
 };
 use minik_client::{Elector, Led};
 use minik_component::Shutdown;
@@ -144,6 +144,8 @@ fn set_up(setup: &mut Setup) {
     pod_gc::set_up(setup);
     aggregation::set_up(setup);
     endpoints::set_up(setup);
+    replica_set::set_up(setup);
+    deployment::set_up(setup);
 }
 
 /// The name of a part that has ended; a panic goes on.

@@ -3,11 +3,12 @@
 use crate::endpoints::{self, EndpointsObject, ServiceObject, SliceObject};
 use crate::index::Index;
 use crate::objects::{
-    ClusterRoleObject, ConfigMapObject, LeaseObject, NamespaceObject, NodeObject, PodObject,
+    ClusterRoleObject, ConfigMapObject, DeploymentObject, LeaseObject, NamespaceObject, NodeObject,
+    PodObject, ReplicaSetObject,
 };
 use crate::setup::Part;
 use futures::future::BoxFuture;
-use minik_client::{Informer, InformerBuilder, ObjectKey, PartialObject, Source};
+use minik_client::{Informer, InformerBuilder, Meta, ObjectKey, PartialObject, Projection, Source};
 use minik_component::{Chance, Shutdown};
 use std::sync::Arc;
 use tokio::task::JoinSet;
@@ -87,6 +88,10 @@ kinds! {
     endpoint_slices: SliceObject = endpoints::slices_source();
     /// Endpoints.
     endpoints: EndpointsObject = Source::all("/api/v1/endpoints");
+    /// Deployments.
+    deployments: DeploymentObject = Source::all("/apis/apps/v1/deployments");
+    /// ReplicaSets.
+    replica_sets: ReplicaSetObject = Source::all("/apis/apps/v1/replicasets");
     /// Leases.
     leases: LeaseObject = Source::all("/apis/coordination.k8s.io/v1/leases");
     /// ClusterRoles.
@@ -99,6 +104,28 @@ impl Caches {
         self.indexes.pods_by_node.find(&self.pods, node)
     }
 
+    /// The Pods that an owner controls, and those of its namespace that nobody controls.
+    pub fn pods_of(&self, owner: &Meta) -> Vec<Arc<PodObject>> {
+        let orphans = self.indexes.pods_by_owner.find(&self.pods, &orphans(&owner.namespace));
+        [self.controlled_pods(&owner.uid), orphans].concat()
+    }
+
+    /// The Pods that an owner controls.
+    pub fn controlled_pods(&self, uid: &str) -> Vec<Arc<PodObject>> {
+        self.indexes.pods_by_owner.find(&self.pods, uid)
+    }
+
+    /// The ReplicaSets that an owner controls, and those of its namespace that nobody controls.
+    pub fn sets_of(&self, owner: &Meta) -> Vec<Arc<ReplicaSetObject>> {
+        let orphans = self.indexes.sets_by_owner.find(&self.replica_sets, &orphans(&owner.namespace));
+        [self.controlled_sets(&owner.uid), orphans].concat()
+    }
+
+    /// The ReplicaSets that an owner controls.
+    pub fn controlled_sets(&self, uid: &str) -> Vec<Arc<ReplicaSetObject>> {
+        self.indexes.sets_by_owner.find(&self.replica_sets, uid)
+    }
+
     /// A node.
     pub fn node(&self, name: &str) -> Option<Arc<NodeObject>> {
         self.nodes.get(&ObjectKey::cluster(name))
@@ -109,12 +136,29 @@ impl Caches {
 #[derive(Clone)]
 struct Indexes {
     pods_by_node: Arc<Index<PodObject>>,
+    pods_by_owner: Arc<Index<PodObject>>,
+    sets_by_owner: Arc<Index<ReplicaSetObject>>,
+}
+
+/// The uid of what controls an object; of those that nothing controls, a value for each namespace.
+fn owner<T: Projection>(object: &T) -> Option<Arc<str>> {
+    let meta = object.meta();
+    Some(meta.controller().map_or_else(|| orphans(&meta.namespace).into(), |owner| owner.uid.clone()))
+}
+
+/// No uid begins like this.
+fn orphans(namespace: &str) -> String {
+    format!("/{namespace}")
 }
 
 impl Indexes {
     fn new() -> Indexes {
         let node = |pod: &PodObject| (!pod.node.is_empty()).then(|| pod.node.clone());
-        Indexes { pods_by_node: Index::new(node) }
+        Indexes {
+            pods_by_node: Index::new(node),
+            pods_by_owner: Index::new(owner::<PodObject>),
+            sets_by_owner: Index::new(owner::<ReplicaSetObject>),
+        }
     }
 }
 
@@ -122,5 +166,7 @@ impl Watches {
     /// Before any handler, so that all find the indexes up to date.
     fn index(&mut self) {
         self.indexes.pods_by_node.follow(&mut self.pods);
+        self.indexes.pods_by_owner.follow(&mut self.pods);
+        self.indexes.sets_by_owner.follow(&mut self.replica_sets);
     }
 }

@@ -6,11 +6,17 @@ use minik_placement::Selector;
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+mod apps;
 mod pods;
 
+pub use apps::{
+    DeploymentObject, DeploymentStatus, IntOrPercent, ReplicaSetObject, ReplicaSetSpec, ReplicaSetStatus,
+    StrategyType, TEMPLATE_HASH,
+};
 pub use pods::PodObject;
 
 /// Annotations of an object.
@@ -330,4 +336,30 @@ impl Projection for ClusterRoleObject {
 /// A list that is written as null when it is empty.
 pub fn or_none<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     Option::<Vec<T>>::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+/// What is put to an object's status: it is refused when the object has changed meanwhile.
+pub fn status_update<T: Object>(object: &T, annotations: &Annotations, status: Value) -> Value {
+    let meta = object.meta();
+    json!({
+        "apiVersion": T::API_VERSION,
+        "kind": T::KIND,
+        "metadata": {
+            "name": meta.name,
+            "namespace": meta.namespace,
+            "uid": meta.uid,
+            "resourceVersion": meta.resource_version,
+            "labels": meta.labels,
+            "annotations": annotations,
+            "ownerReferences": meta.owner_references,
+            "finalizers": meta.finalizers,
+        },
+        "status": status,
+    })
+}
+
+/// The time as the API writes it.
+pub fn whole_seconds(time: jiff::Timestamp) -> jiff::Timestamp {
+    // A time within range stays within it.
+    jiff::Timestamp::from_second(time.as_second()).unwrap_or(time)
 }

@@ -33,6 +33,8 @@ pub const CORE: &[Served] = &[
     ("", "v1", "configmaps", "ConfigMap", true),
     ("", "v1", "secrets", "Secret", true),
     ("", "v1", "serviceaccounts", "ServiceAccount", true),
+    ("apps", "v1", "deployments", "Deployment", true),
+    ("apps", "v1", "replicasets", "ReplicaSet", true),
     ("coordination.k8s.io", "v1", "leases", "Lease", true),
     ("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", false),
 ];
@@ -87,6 +89,10 @@ fn merge(into: &mut Value, patch: &Value) {
                     merge(into.entry(key.clone()).or_insert(Value::Null), value);
                 }
             }
+        }
+        // As the strategic merge patch takes an owner away.
+        (Value::Array(into), Value::Array(patch)) if patch.iter().any(|one| one["$patch"] == "delete") => {
+            into.retain(|one| !patch.iter().any(|other| other["uid"] == one["uid"]));
         }
         // Conditions are told by type, as the strategic merge patch tells them.
         (Value::Array(into), Value::Array(patch))
@@ -145,8 +151,13 @@ impl Kept {
                 json!({"causes": [{"reason": "NamespaceTerminating", "field": "", "message": ""}]}),
             ));
         }
-        if object["metadata"]["uid"].is_null() {
-            object["metadata"]["uid"] = format!("uid-{}", self.revision + 1).into();
+        let meta = &mut object["metadata"];
+        if meta["uid"].is_null() {
+            meta["uid"] = format!("uid-{}", self.revision + 1).into();
+        }
+        meta["generation"] = 1.into();
+        if meta["creationTimestamp"].is_null() {
+            meta["creationTimestamp"] = format!("{:.0}", START + self.started.elapsed()).into();
         }
         Ok(self.store(key, object))
     }
@@ -163,7 +174,14 @@ impl Kept {
         }
         let before = object.clone();
         change(&mut object);
-        if object == before { Ok(object) } else { Ok(self.store(key, object)) }
+        if object == before {
+            return Ok(object);
+        }
+        if object["spec"] != before["spec"] {
+            object["metadata"]["generation"] =
+                (before["metadata"]["generation"].as_i64().unwrap_or(0) + 1).into();
+        }
+        Ok(self.store(key, object))
     }
 
     fn delete(&mut self, key: Key, options: &Value) -> Answer {
@@ -251,6 +269,16 @@ impl Server {
     pub fn list(&self, collection: &str) -> Vec<Value> {
         let kept = self.kept();
         kept.objects.iter().filter(|(key, _)| key.0 == collection).map(|(_, one)| one.clone()).collect()
+    }
+
+    /// Since the server started.
+    pub fn elapsed(&self) -> Duration {
+        self.kept().started.elapsed()
+    }
+
+    /// Resolves at the next change after this call.
+    pub fn changed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.0.changed.notified()
     }
 
     /// Waits until the state is as wanted; time that is paused runs on while nothing else is to be done.
@@ -389,7 +417,17 @@ impl Server {
                 let name = body["metadata"]["name"].as_str().unwrap_or_default().to_owned();
                 kept.create((collection, namespace, name), body)
             }
-            ("PUT", "status") => kept.change(key, |object| object["status"] = body["status"].clone(), body),
+            ("PUT", "status") => kept.change(
+                key,
+                |object| {
+                    object["status"] = body["status"].clone();
+                    // Those of Deployments are written together with their status.
+                    if !body["metadata"]["annotations"].is_null() {
+                        object["metadata"]["annotations"] = body["metadata"]["annotations"].clone();
+                    }
+                },
+                body,
+            ),
             ("PUT", "finalize") => kept.change(
                 key,
                 |object| object["spec"]["finalizers"] = body["spec"]["finalizers"].clone(),

@@ -7,6 +7,7 @@ mod fake;
 mod garbage;
 mod namespaces;
 mod nodes;
+mod rollouts;
 
 use fake::{Served, Server};
 use minik_component::Clock;
