@@ -10,7 +10,11 @@ use serde_json::json;
 /// The image's name.
 pub(super) const NAME: &str = "minik.local/demo:1";
 
-pub(super) fn archive() -> io::Result<Vec<u8>> {
+/// The variable that holds the image's tag.
+pub(super) const VERSION: &str = "DEMO_VERSION";
+
+pub(super) fn archive(name: &str) -> io::Result<Vec<u8>> {
+    let version = name.rsplit_once(':').map_or("latest", |(_, tag)| tag);
     let program = std::fs::read("/proc/self/exe")?;
     let mut layer = Layer::new()
         .folder("etc/", 0o755)
@@ -23,10 +27,10 @@ pub(super) fn archive() -> io::Result<Vec<u8>> {
     if let Some(loader) = loader(&program) {
         layer = layer.file(loader.trim_start_matches('/'), std::fs::read(&loader)?, 0o755);
     }
-    let image = Image::new(NAME)
+    let image = Image::new(name)
         .layer(layer.file("demo", program, 0o755))
         .set("Entrypoint", json!(["/demo"]))
-        .set("Env", json!(["PATH=/"]))
+        .set("Env", json!(["PATH=/", format!("{VERSION}={version}")]))
         .set("User", json!("65534:65534"))
         .set("ExposedPorts", json!({"8080/tcp": {}}));
     Ok(image.docker_archive())
@@ -65,7 +69,9 @@ mod tests {
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         // A dynamic program has both, a static one neither.
         assert_eq!(loader(&program).is_some(), !libraries(&maps).is_empty());
-        let bytes = archive().unwrap();
-        assert!(bytes.windows(NAME.len()).any(|window| window == NAME.as_bytes()));
+        let bytes = archive("minik.local/demo:7").unwrap();
+        for text in ["minik.local/demo:7", "DEMO_VERSION=7"] {
+            assert!(bytes.windows(text.len()).any(|window| window == text.as_bytes()), "{text}");
+        }
     }
 }

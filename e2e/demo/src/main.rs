@@ -1,8 +1,10 @@
-//! The demo: an HTTP server that says where it runs, for the examples and for trying things out. `minik-demo image` writes
-//! an archive with the image `minik.local/demo:1`, which holds this program and nothing else that it does not need.
+//! The demo: a server that says where it runs and what it reaches, for the examples and for trying things out. `minik-demo
+//! image` writes an archive with the image `minik.local/demo:1`, which holds this program and nothing else that it does not
+//! need. Tests of rollouts give it other tags: the tag is the version that the server names.
 
 mod http;
 mod image;
+mod reach;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -10,26 +12,36 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const USAGE: &str = "\
-usage: minik-demo [serve] [--port N] [--delay SECONDS] [--drain SECONDS] [--exit-after SECONDS] [--exit-code N]
+usage: minik-demo [serve] [--port N] [--listen-delay SECONDS] [--delay SECONDS] [--drain SECONDS]
+                         [--exit-after SECONDS] [--exit-code N]
        minik-demo run [--exit-after SECONDS] [--exit-code N] [--say TEXT]
-       minik-demo image
+       minik-demo sleep SECONDS
+       minik-demo image [--image NAME]
 
-serve   answers / (where it runs), /healthz, /readyz, /env, /headers, /file?path=, /exit?code=
+serve   answers over HTTP: / (where it runs), /who (host, version and client in one line), /healthz, /readyz, /env,
+        /headers, /file?path=, /exit?code=, /drain?seconds= (no longer ready; answers after that time), and what it
+        reaches: /lookup?name=, /connect?to=HOST:PORT[&path=], /udp?to=HOST:PORT&hex=
+        answers over UDP at the same port: host, version, client, and what it was sent
+          --listen-delay seconds until it listens at all
           --delay        seconds until /healthz and /readyz say yes
           --drain        seconds for which it goes on after SIGTERM, saying no to /readyz
+        requests under way are answered before it ends
 run     prints a line and ends: for init containers and jobs
-image   writes the image archive to standard output
+sleep   waits: for preStop hooks
+image   writes the image archive to standard output, under another name if it is given one
 ";
 
 /// What the command line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Options {
     port: u16,
+    listen_delay: Duration,
     delay: Duration,
     drain: Duration,
     exit_after: Option<Duration>,
     exit_code: u8,
     say: Option<String>,
+    image: String,
 }
 
 fn main() -> ExitCode {
@@ -38,6 +50,9 @@ fn main() -> ExitCode {
         Some(first) if !first.starts_with('-') => arguments.remove(0),
         _ => "serve".to_owned(),
     };
+    if command == "sleep" {
+        return sleep(&arguments);
+    }
     let options = match parse(&arguments) {
         Ok(options) => options,
         Err(sentence) => {
@@ -48,7 +63,9 @@ fn main() -> ExitCode {
     let done = match command.as_str() {
         "serve" => http::serve(Arc::new(options)),
         "run" => run(&options),
-        "image" => image::archive().and_then(|bytes| std::io::stdout().write_all(&bytes)).map(|()| 0),
+        "image" => {
+            image::archive(&options.image).and_then(|bytes| std::io::stdout().write_all(&bytes)).map(|()| 0)
+        }
         other => {
             eprint!("minik-demo knows no command {other:?}\n\n{USAGE}");
             return ExitCode::from(2);
@@ -59,6 +76,20 @@ fn main() -> ExitCode {
         Err(e) => {
             eprintln!("minik-demo {command}: {e}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+fn sleep(arguments: &[String]) -> ExitCode {
+    let seconds = arguments.first().and_then(|text| text.parse().ok());
+    match seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) {
+        Some(time) => {
+            std::thread::sleep(time);
+            ExitCode::SUCCESS
+        }
+        None => {
+            eprint!("sleep needs a number of seconds\n\n{USAGE}");
+            ExitCode::from(2)
         }
     }
 }
@@ -74,11 +105,13 @@ fn run(options: &Options) -> std::io::Result<u8> {
 fn parse(arguments: &[String]) -> Result<Options, String> {
     let mut options = Options {
         port: 8080,
+        listen_delay: Duration::ZERO,
         delay: Duration::ZERO,
         drain: Duration::ZERO,
         exit_after: None,
         exit_code: 0,
         say: None,
+        image: image::NAME.to_owned(),
     };
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
@@ -94,10 +127,12 @@ fn parse(arguments: &[String]) -> Result<Options, String> {
         let seconds = || value.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok()).ok_or_else(bad);
         match flag {
             "--port" => options.port = value.parse().map_err(|_| bad())?,
+            "--listen-delay" => options.listen_delay = seconds()?,
             "--delay" => options.delay = seconds()?,
             "--drain" => options.drain = seconds()?,
             "--exit-after" => options.exit_after = Some(seconds()?),
             "--exit-code" => options.exit_code = value.parse().map_err(|_| bad())?,
+            "--image" => options.image = value,
             "--say" => options.say = Some(value),
             _ => return Err(format!("there is no flag {flag}")),
         }
@@ -115,7 +150,9 @@ mod tests {
 
     #[test]
     fn flags_are_read() {
-        let options = parse(&words("--port 81 --delay=1.5 --drain 2 --exit-code 3")).unwrap();
+        let options =
+            parse(&words("--port 81 --delay=1.5 --drain 2 --exit-code 3 --listen-delay 1")).unwrap();
+        assert_eq!(options.listen_delay, Duration::from_secs(1));
         assert_eq!((options.port, options.exit_code), (81, 3));
         assert_eq!((options.delay, options.drain), (Duration::from_millis(1500), Duration::from_secs(2)));
         assert_eq!(parse(&words("--port x")), Err("--port cannot be \"x\"".into()));
