@@ -270,7 +270,9 @@ impl Api {
         let Some(target) = self.target_of(&asked.info)? else { return self.path(asked).await };
         let answer = self.verb(asked, target).await;
         let told = target.served.resource.deprecated;
-        if !told.is_empty() {
+        // What has no form that the resource takes did not get there.
+        let got_there = !matches!(answer, Err(ApiError::UnsupportedMediaType(_)));
+        if got_there && !told.is_empty() {
             asked.warnings.push(told.to_owned());
         }
         answer

@@ -8,6 +8,8 @@ mod client;
 mod compare;
 mod reads;
 mod recorded;
+mod requests;
 mod service;
 mod watches;
+mod workloads;
 mod writes;

@@ -34,15 +34,19 @@ impl Strategy for ControllerRevision {
 
     fn validate_create(&self, obj: &Value, _cx: &Context<'_>) -> ErrorList {
         let mut errors = ErrorList::new();
-        if obj.get("data").is_none_or(Value::is_null) {
-            errors.push(FieldError::required(&Path::new("data"), "a revision keeps a state"));
+        if !obj["data"].is_object() {
+            errors.push(FieldError::required(
+                &Path::new("data"),
+                "a revision keeps a state, which is an object",
+            ));
         }
-        check_nonnegative(obj["revision"].as_i64().unwrap_or(0), &Path::new("revision"), &mut errors);
+        check_revision(obj, &mut errors);
         errors
     }
 
-    fn validate_update(&self, _part: Part, obj: &Value, old: &Value, cx: &Context<'_>) -> ErrorList {
-        let mut errors = self.validate_create(obj, cx);
+    fn validate_update(&self, _part: Part, obj: &Value, old: &Value, _cx: &Context<'_>) -> ErrorList {
+        let mut errors = ErrorList::new();
+        check_revision(obj, &mut errors);
         if obj.get("data") != old.get("data") {
             errors.push(FieldError::invalid(&Path::new("data"), obj["data"].clone(), IMMUTABLE));
         }
@@ -68,4 +72,8 @@ impl Strategy for ControllerRevision {
         let revision = obj["revision"].as_i64().unwrap_or(0);
         vec![table::name(obj), shown.into(), revision.into(), table::age(obj, now)]
     }
+}
+
+fn check_revision(obj: &Value, errors: &mut ErrorList) {
+    check_nonnegative(obj["revision"].as_i64().unwrap_or(0), &Path::new("revision"), errors);
 }

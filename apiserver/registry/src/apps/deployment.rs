@@ -108,26 +108,19 @@ impl Strategy for Deployment {
 }
 
 fn check_spec(obj: &Value, old: Option<&Value>, errors: &mut ErrorList) {
-    let Some(spec) = obj.get("spec").and_then(|spec| view::<api::DeploymentSpec>(spec, errors)) else {
-        return;
-    };
     let path = Path::new("spec");
-    check_nonnegative(spec.replicas.unwrap_or(0).into(), &path.child("replicas"), errors);
+    let number = |field: &str| at(obj, &["spec", field]).and_then(Value::as_i64);
+    let progress = path.child("progressDeadlineSeconds");
+    for field in ["replicas", "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"] {
+        check_nonnegative(number(field).unwrap_or(0), &path.child(field), errors);
+    }
+    let min_ready = number("minReadySeconds").unwrap_or(0);
+    if let Some(seconds) = number("progressDeadlineSeconds").filter(|seconds| *seconds <= min_ready) {
+        errors.push(FieldError::invalid(&progress, seconds, "must be greater than minReadySeconds"));
+    }
     workload::check_selector_and_template(obj, old, errors);
-    check_strategy(&spec.strategy.clone().unwrap_or_default(), &path.child("strategy"), errors);
-    let min_ready = spec.min_ready_seconds.unwrap_or(0);
-    check_nonnegative(min_ready.into(), &path.child("minReadySeconds"), errors);
-    check_nonnegative(
-        spec.revision_history_limit.unwrap_or(0).into(),
-        &path.child("revisionHistoryLimit"),
-        errors,
-    );
-    if let Some(seconds) = spec.progress_deadline_seconds {
-        let at = path.child("progressDeadlineSeconds");
-        check_nonnegative(seconds.into(), &at, errors);
-        if seconds <= min_ready {
-            errors.push(FieldError::invalid(&at, seconds, "must be greater than minReadySeconds"));
-        }
+    if let Some(strategy) = at(obj, &["spec", "strategy"]).and_then(|tree| view(tree, errors)) {
+        check_strategy(&strategy, &path.child("strategy"), errors);
     }
 }
 

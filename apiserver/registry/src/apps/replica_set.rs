@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1 as api;
 use minik_apimachinery::field::{ErrorList, Path};
 use serde_json::{Value, json};
 
@@ -11,7 +10,7 @@ use super::workload::{self, SCALE_SUBRESOURCE};
 use crate::meta::check_nonnegative;
 use crate::resource::*;
 use crate::strategy::SelectableFields;
-use crate::view::{at, carry_over, view};
+use crate::view::{at, carry_over};
 use crate::{Column, Context, MetaRules, NameRule, Part, Strategy, table};
 
 const KIND: Kind = Kind { group: "apps", version: "v1", kind: "ReplicaSet" };
@@ -74,8 +73,6 @@ impl Strategy for ReplicaSet {
             workload::check_counts(obj, &counts, &parts, &mut errors);
             return errors;
         }
-        // Stock looks twice.
-        check_spec(obj, Some(old), &mut errors);
         check_spec(obj, Some(old), &mut errors);
         workload::check_selector_kept(obj, old, &mut errors);
         errors
@@ -117,11 +114,10 @@ impl Strategy for ReplicaSet {
 }
 
 fn check_spec(obj: &Value, old: Option<&Value>, errors: &mut ErrorList) {
-    let Some(spec) = obj.get("spec").and_then(|spec| view::<api::ReplicaSetSpec>(spec, errors)) else {
-        return;
-    };
     let path = Path::new("spec");
-    check_nonnegative(spec.replicas.unwrap_or(0).into(), &path.child("replicas"), errors);
-    check_nonnegative(spec.min_ready_seconds.unwrap_or(0).into(), &path.child("minReadySeconds"), errors);
+    for field in ["replicas", "minReadySeconds"] {
+        let number = at(obj, &["spec", field]).and_then(Value::as_i64).unwrap_or(0);
+        check_nonnegative(number, &path.child(field), errors);
+    }
     workload::check_selector_and_template(obj, old, errors);
 }

@@ -13,7 +13,7 @@ use crate::resource::*;
 use crate::scale;
 use crate::selector::{as_selector, check_label_selector};
 use crate::table;
-use crate::view::{at, generation, items, set_generation, str_at, text, try_view, view};
+use crate::view::{at, generation, items, set_generation, str_at, text, view};
 
 /// The `scale` of a kind with `spec.replicas`, `spec.selector` and `status.replicas`.
 pub(crate) const SCALE_SUBRESOURCE: Subresource = Subresource::other("scale", scale::KIND, Verbs::STATUS);
@@ -29,7 +29,7 @@ pub(crate) fn prepare_create(obj: &mut Value, status: Value) {
     }
 }
 
-/// Leaves out of a changed template what is switched off, and counts the generation on when `counts` differ.
+/// Leaves out of a changed template what is switched off, and counts the generation on when what is `counted` differs.
 pub(crate) fn prepare_update(obj: &mut Value, old: &Value, counted: &[&[&str]]) {
     let before = at(old, &["spec", "template"]).cloned();
     if let Some(template) = obj.pointer_mut("/spec/template") {
@@ -42,7 +42,7 @@ pub(crate) fn prepare_update(obj: &mut Value, old: &Value, counted: &[&[&str]]) 
 
 /// The selector, and the template that must fit it.
 pub(crate) fn check_selector_and_template(obj: &Value, old: Option<&Value>, errors: &mut ErrorList) {
-    let (tree, path) = (obj.pointer("/spec/selector"), Path::new("spec"));
+    let (tree, path) = (obj.pointer("/spec/selector").filter(|tree| !tree.is_null()), Path::new("spec"));
     let at = path.child("selector");
     match tree.and_then(|tree| view::<LabelSelector>(tree, errors)) {
         None => errors.push(FieldError::required(&at, "")),
@@ -54,10 +54,13 @@ pub(crate) fn check_selector_and_template(obj: &Value, old: Option<&Value>, erro
             }
         }
     }
-    let template = |o: &Value| o.pointer("/spec/template").and_then(try_view::<api::PodTemplateSpec>);
     match as_selector(tree) {
         Some(selector) => {
-            let (template, before) = (template(obj).unwrap_or_default(), old.and_then(template));
+            let of = |o: &Value, errors: &mut ErrorList| -> Option<api::PodTemplateSpec> {
+                o.pointer("/spec/template").and_then(|tree| view(tree, errors))
+            };
+            let (template, before) =
+                (of(obj, errors).unwrap_or_default(), old.and_then(|old| of(old, errors)));
             check_template(&selector, &template, before.as_ref(), &path.child("template"), errors);
         }
         None => errors.push(FieldError::invalid(&at, json!(tree), "is no label selector")),

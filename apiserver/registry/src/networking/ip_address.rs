@@ -35,18 +35,18 @@ impl Strategy for IpAddress {
 
     fn validate_create(&self, obj: &Value, _cx: &Context<'_>) -> ErrorList {
         let mut errors = ErrorList::new();
-        let Some(address) = view::<api::IPAddress>(obj, &mut errors) else { return errors };
-        let path = Path::new("spec").child("parentRef");
-        let parent = obj.pointer("/spec/parentRef").map(|_| address.spec.parent_ref);
-        match parent {
-            None => errors.push(FieldError::required(&path, "an address belongs to something")),
-            Some(parent) => check_parent(&parent, &path, &mut errors),
+        check_given(obj, &mut errors);
+        if let Some(tree) = obj.pointer("/spec/parentRef").filter(|tree| !tree.is_null())
+            && let Some(parent) = view::<api::ParentReference>(tree, &mut errors)
+        {
+            check_parent(&parent, &Path::new("spec").child("parentRef"), &mut errors);
         }
         errors
     }
 
     fn validate_update(&self, _part: Part, obj: &Value, old: &Value, _cx: &Context<'_>) -> ErrorList {
         let mut errors = ErrorList::new();
+        check_given(obj, &mut errors);
         let parent = |o: &Value| o.pointer("/spec/parentRef").cloned();
         if parent(obj) != parent(old) {
             let path = Path::new("spec").child("parentRef");
@@ -72,17 +72,25 @@ impl Strategy for IpAddress {
     }
 }
 
+/// An address belongs to something, which has a name.
+fn check_given(obj: &Value, errors: &mut ErrorList) {
+    let path = Path::new("spec").child("parentRef");
+    let Some(parent) = obj.pointer("/spec/parentRef").filter(|tree| !tree.is_null()) else {
+        errors.push(FieldError::required(&path, ""));
+        return;
+    };
+    for field in ["resource", "name"].into_iter().filter(|field| str_at(parent, &[field]).is_empty()) {
+        errors.push(FieldError::required(&path.child(field), ""));
+    }
+}
+
 fn check_parent(parent: &api::ParentReference, path: &Path, errors: &mut ErrorList) {
     let group = text(&parent.group);
     if !group.is_empty() {
         invalid(format::dns_subdomain(group), group, &path.child("group"), errors);
     }
     for (field, value) in [("resource", &parent.resource), ("name", &parent.name)] {
-        if value.is_empty() {
-            errors.push(FieldError::required(&path.child(field), ""));
-        } else {
-            invalid(format::path_segment(value), value, &path.child(field), errors);
-        }
+        invalid(format::path_segment(value), value, &path.child(field), errors);
     }
     let namespace = text(&parent.namespace);
     if !namespace.is_empty() {

@@ -49,9 +49,12 @@ impl Strategy for ServiceCidr {
 
     fn validate_update(&self, part: Part, obj: &Value, old: &Value, _cx: &Context<'_>) -> ErrorList {
         let mut errors = ErrorList::new();
-        if part != Part::Status && obj.pointer("/spec/cidrs") != old.pointer("/spec/cidrs") {
-            let ranges = obj.pointer("/spec/cidrs").cloned().unwrap_or_default();
-            errors.push(FieldError::invalid(&Path::new("spec").child("cidrs"), ranges, IMMUTABLE));
+        let views = (view::<api::ServiceCIDR>(obj, &mut errors), view::<api::ServiceCIDR>(old, &mut errors));
+        if let (Some(new), Some(was)) = views
+            && part != Part::Status
+        {
+            let (ranges, before) = (new.spec.unwrap_or_default().cidrs, was.spec.unwrap_or_default().cidrs);
+            check_change(items(&ranges), items(&before), &mut errors);
         }
         errors
     }
@@ -64,6 +67,22 @@ impl Strategy for ServiceCidr {
         let ranges = obj["spec"]["cidrs"].as_array().into_iter().flatten();
         let ranges: Vec<&str> = ranges.filter_map(Value::as_str).collect();
         vec![table::name(obj), ranges.join(",").into(), table::age(obj, now)]
+    }
+}
+
+/// Ranges stay; one of the other version may be added.
+fn check_change(ranges: &[String], before: &[String], errors: &mut ErrorList) {
+    let path = Path::new("spec").child("cidrs");
+    let added = before.len() == 1 && ranges.len() == 2;
+    if ranges.len() != before.len() && !added {
+        errors.push(FieldError::invalid(&path, ranges.to_vec(), IMMUTABLE));
+        return;
+    }
+    for (i, (range, _)) in ranges.iter().zip(before).enumerate().filter(|(_, (is, was))| is != was) {
+        errors.push(FieldError::invalid(&path.index(i), range.as_str(), IMMUTABLE));
+    }
+    if added {
+        check_ranges(ranges, errors);
     }
 }
 
