@@ -1,37 +1,24 @@
 //! `minikctl delete`: deletes objects and, unless told otherwise, waits until they are gone.
 
-use crate::manifest::Sources;
+use crate::chosen::Chosen;
 use crate::place::Place;
-use crate::resources::targets;
 use crate::session::{CallError, Session, parse};
 use crate::terminal::Terminal;
 use crate::wait::{self, Watched};
-use crate::{Failure, Globals, query};
+use crate::{Failure, Globals};
 use clap::{ArgAction, ValueEnum};
 use http::Method;
-use minik_client::Discovery;
 use serde_json::{Value, json};
 use std::time::Duration;
-
-/// How long is waited when nothing else is said: a week.
-const FOREVER: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Arguments of `minikctl delete`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// TYPE NAME..., or TYPE/NAME...
-    resources: Vec<String>,
     #[command(flatten)]
-    sources: Sources,
-    /// Objects with these labels
-    #[arg(short = 'l', long, default_value = "", value_name = "SELECTOR", hide_default_value = true)]
-    selector: String,
+    chosen: Chosen,
     /// Objects with these fields
     #[arg(long, default_value = "", value_name = "SELECTOR", hide_default_value = true)]
     field_selector: String,
-    /// All objects of the type in the namespace
-    #[arg(long)]
-    all: bool,
     /// Objects of all namespaces
     #[arg(short = 'A', long)]
     all_namespaces: bool,
@@ -89,8 +76,9 @@ async fn execute(session: &Session, args: &Args, terminal: &mut Terminal<'_>) ->
         return Err(Failure::new("--force and a --grace-period above 0 do not go together"));
     }
     let discovery = session.discovery().await?;
-    let (places, mut failures) = places(session, args, &discovery).await?;
-    if places.is_empty() && failures.is_empty() {
+    let places = args.chosen.places(session, &discovery, &args.field_selector, args.all_namespaces).await?;
+    let mut failures = Vec::new();
+    if places.is_empty() {
         terminal.remark("No resources found");
     }
     if args.force && !places.is_empty() {
@@ -112,74 +100,15 @@ async fn execute(session: &Session, args: &Args, terminal: &mut Terminal<'_>) ->
     }
     // What is taken away by force is gone already as far as the server knows.
     if args.wait && args.dry_run.is_none() && !args.force {
-        let limit = if args.timeout.is_zero() { FOREVER } else { args.timeout };
+        let limit = if args.timeout.is_zero() { wait::FOREVER } else { args.timeout };
         for (place, uid) in going {
-            let watched = Watched {
-                collection: place.resource.collection(&place.namespace),
-                name: place.name.clone(),
-                tagged: format!("{}/{}", place.resource.qualified(), place.name),
-            };
+            let watched = Watched::of(&place);
             if let Err(failure) = wait::gone(session, &watched, uid.as_deref(), limit).await {
                 failures.push(failure);
             }
         }
     }
     Failure::all(failures)
-}
-
-/// The objects that are meant.
-async fn places(
-    session: &Session,
-    args: &Args,
-    discovery: &Discovery,
-) -> Result<(Vec<Place>, Vec<Failure>), Failure> {
-    let (mut all, mut failures) = (Vec::new(), Vec::new());
-    if !args.sources.filename.is_empty() {
-        for manifest in args.sources.read()? {
-            all.push(Place::of(&manifest, discovery, session)?);
-        }
-        return Ok((all, failures));
-    }
-    let selected = args.all || !args.selector.is_empty() || !args.field_selector.is_empty();
-    for target in targets(discovery, &args.resources)? {
-        let namespace = match (target.resource.namespaced, args.all_namespaces) {
-            (true, false) => session.namespace.as_str(),
-            _ => "",
-        };
-        let place = |namespace: &str, name: &str| Place {
-            resource: target.resource.clone(),
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        };
-        all.extend(target.names.iter().map(|name| place(namespace, name)));
-        if !target.names.is_empty() {
-            continue;
-        }
-        if !selected {
-            return Err(Failure::new(format!(
-                "which {} shall be deleted is not said",
-                target.resource.plural
-            ))
-            .hint("name them, choose them with -l, or say --all"));
-        }
-        let path = query::with(
-            &target.resource.collection(namespace),
-            &[("labelSelector", &args.selector), ("fieldSelector", &args.field_selector)],
-        );
-        match session.get::<Value>(&path).await {
-            Ok(list) => {
-                let text = |item: &Value, field: &str| {
-                    item.pointer(field).and_then(Value::as_str).unwrap_or_default().to_owned()
-                };
-                let items = list.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
-                let of =
-                    |item: &Value| place(&text(item, "/metadata/namespace"), &text(item, "/metadata/name"));
-                all.extend(items.iter().map(of));
-            }
-            Err(error) => failures.push(error.into()),
-        }
-    }
-    Ok((all, failures))
 }
 
 /// Asks for the deletion; gives the uid of what was deleted.
@@ -303,7 +232,7 @@ mod tests {
         insta::assert_snapshot!(text, @r#"
         pod "web" force deleted from default namespace
         ! Warning: Immediate deletion does not wait for confirmation that the running resource has been terminated. The resource may continue to run on the cluster indefinitely.
-        !! which pods shall be deleted is not said: name them, choose them with -l, or say --all
+        !! which pods are meant is not said: name them, choose them with -l, or say --all
         pod/web
         "#);
         assert!(

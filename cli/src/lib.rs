@@ -12,32 +12,42 @@
 
 mod api_resources;
 mod apply;
+mod chosen;
 mod cluster;
 mod completion;
 mod create;
 mod delete;
 mod describe;
 mod doctor;
+mod drain;
 mod exec;
+mod expose;
 mod failure;
 mod get;
 mod globals;
 mod image;
 mod jsonpath;
+mod label;
 mod logs;
 mod manifest;
 mod output;
+mod patch;
 mod place;
 mod progress;
 mod query;
 mod resources;
+mod rollout;
+mod scale;
 mod session;
+mod set;
 mod table;
+mod taint;
 mod terminal;
 #[cfg(test)]
 mod testing;
 mod version;
 mod wait;
+mod why;
 mod yaml;
 
 pub use failure::Failure;
@@ -75,8 +85,32 @@ pub enum Command {
     Get(get::Args),
     /// Tell all about an object
     Describe(describe::Args),
+    /// Tell why an object is not as it should be, and what would mend it
+    Why(why::Args),
     /// Delete objects
     Delete(delete::Args),
+    /// Follow, undo, pause, resume or repeat a rollout
+    Rollout(rollout::Args),
+    /// Say how many Pods something is to have
+    Scale(scale::Args),
+    /// Give containers other images
+    Set(set::Args),
+    /// Make a Service for what something selects
+    Expose(expose::Args),
+    /// Change fields of objects
+    Patch(patch::Args),
+    /// Set and take away labels
+    Label(label::Args),
+    /// Set and take away annotations
+    Annotate(label::Args),
+    /// Set and take away taints of nodes
+    Taint(taint::Args),
+    /// Let no further Pods be placed on nodes
+    Cordon(drain::CordonArgs),
+    /// Let Pods be placed on nodes again
+    Uncordon(drain::CordonArgs),
+    /// Move the Pods of nodes elsewhere
+    Drain(drain::Args),
     /// Print what a container has written
     Logs(logs::Args),
     /// Run a command in a container
@@ -113,7 +147,19 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Create(args) => create::run(&globals, args).await,
         Command::Get(args) => get::run(&globals, args).await,
         Command::Describe(args) => describe::run(&globals, args).await,
+        Command::Why(args) => why::run(&globals, args).await,
         Command::Delete(args) => delete::run(&globals, args).await,
+        Command::Rollout(args) => rollout::run(&globals, args).await,
+        Command::Scale(args) => scale::run(&globals, args).await,
+        Command::Set(args) => set::run(&globals, args).await,
+        Command::Expose(args) => expose::run(&globals, args).await,
+        Command::Patch(args) => patch::run(&globals, args).await,
+        Command::Label(args) => label::run(&globals, args, label::Which::Labels).await,
+        Command::Annotate(args) => label::run(&globals, args, label::Which::Annotations).await,
+        Command::Taint(args) => taint::run(&globals, args).await,
+        Command::Cordon(args) => drain::cordon(&globals, args, true).await,
+        Command::Uncordon(args) => drain::cordon(&globals, args, false).await,
+        Command::Drain(args) => drain::run(&globals, args).await,
         Command::Logs(args) => logs::run(&globals, args).await,
         Command::Exec(args) => exec::run(&globals, args).await,
         Command::Wait(args) => wait::run(&globals, args).await,

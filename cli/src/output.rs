@@ -106,7 +106,7 @@ pub fn print(form: &Form, object: &Value, terminal: &mut Terminal<'_>) -> Result
 }
 
 /// JSON with four spaces, as kubectl indents it.
-fn indented(object: &Value) -> String {
+pub fn indented(object: &Value) -> String {
     let mut out = Vec::new();
     let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
     let mut serializer = serde_json::Serializer::with_formatter(&mut out, formatter);

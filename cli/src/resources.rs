@@ -119,7 +119,7 @@ pub mod tests {
                     "delete".into(),
                     "deletecollection".into(),
                 ],
-                subresources: vec![],
+                subresources: if group == "apps" { vec!["scale".into()] } else { vec![] },
             }
         };
         let cluster = |resource| Resource { namespaced: false, ..resource };

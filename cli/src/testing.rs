@@ -100,9 +100,14 @@ fn discovery(core: bool) -> Value {
     let found = crate::resources::tests::discovery();
     let mut groups: Vec<Value> = Vec::new();
     for one in found.resources.iter().filter(|one| one.group.is_empty() == core && one.version == "v1") {
+        let subresources: Vec<Value> = one
+            .subresources
+            .iter()
+            .map(|name| json!({"subresource": name, "responseKind": {"kind": "Scale"}, "verbs": ["get"]}))
+            .collect();
         groups.push(json!({"metadata": {"name": one.group}, "versions": [{"version": one.version, "resources": [{
             "resource": one.plural, "singularResource": one.singular, "responseKind": {"kind": one.kind}, "scope": if one.namespaced { "Namespaced" } else { "Cluster" },
-            "verbs": one.verbs, "shortNames": one.short_names, "categories": one.categories}]}]}));
+            "verbs": one.verbs, "subresources": subresources, "shortNames": one.short_names, "categories": one.categories}]}]}));
     }
     json!({"kind": "APIGroupDiscoveryList", "items": groups})
 }

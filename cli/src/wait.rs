@@ -1,34 +1,28 @@
 //! `minikctl wait`: waits until objects are as wanted.
 
+use crate::chosen::Chosen;
 use crate::jsonpath::Template;
-use crate::manifest::Sources;
 use crate::place::Place;
-use crate::resources::{tagged, targets};
 use crate::session::{Event, Session, parse};
 use crate::terminal::Terminal;
 use crate::{Failure, Globals, query};
 use serde_json::Value;
 use std::time::Duration;
 
+/// How long is waited when nothing else is said: a week.
+pub const FOREVER: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// Arguments of `minikctl wait`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// TYPE NAME..., TYPE/NAME..., or TYPE with -l or --all
-    resources: Vec<String>,
     #[command(flatten)]
-    sources: Sources,
+    chosen: Chosen,
     /// condition=NAME, condition=NAME=VALUE, jsonpath={PATH}=VALUE, jsonpath={PATH}, create or delete
     #[arg(long = "for", value_name = "WHAT", required = true)]
     what: What,
     /// How long to wait; a negative one for a week
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = signed_duration)]
     timeout: Duration,
-    /// Objects with these labels
-    #[arg(short = 'l', long, default_value = "", value_name = "SELECTOR", hide_default_value = true)]
-    selector: String,
-    /// All objects of the type in the namespace
-    #[arg(long)]
-    all: bool,
 }
 
 /// What is waited for.
@@ -151,6 +145,15 @@ pub struct Watched {
 }
 
 impl Watched {
+    /// The object at a place.
+    pub fn of(place: &Place) -> Watched {
+        Watched {
+            collection: place.resource.collection(&place.namespace),
+            name: place.name.clone(),
+            tagged: format!("{}/{}", place.resource.qualified(), place.name),
+        }
+    }
+
     fn late(&self) -> Failure {
         Failure::new(format!("timed out waiting for the condition on {}", self.tagged))
     }
@@ -167,32 +170,8 @@ pub async fn run(globals: &Globals, args: Args) -> Result<(), Failure> {
 
 async fn execute(session: &Session, args: &Args, terminal: &mut Terminal<'_>) -> Result<(), Failure> {
     let discovery = session.discovery().await?;
-    let mut all = Vec::new();
-    let mut add = |place: &Place| {
-        let watched = Watched {
-            collection: place.resource.collection(&place.namespace),
-            name: place.name.clone(),
-            tagged: format!("{}/{}", place.resource.qualified(), place.name),
-        };
-        all.push((watched, tagged(&place.resource, &place.name)));
-    };
-    if args.sources.filename.is_empty() {
-        for target in targets(&discovery, &args.resources)? {
-            let namespace =
-                if target.resource.namespaced { session.namespace.clone() } else { String::new() };
-            let mut names = target.names.clone();
-            if names.is_empty() {
-                names = selected(session, args, &target.resource.collection(&namespace)).await?;
-            }
-            for name in names {
-                add(&Place { resource: target.resource.clone(), namespace: namespace.clone(), name });
-            }
-        }
-    } else {
-        for manifest in args.sources.read()? {
-            add(&Place::of(&manifest, &discovery, session)?);
-        }
-    }
+    let places = args.chosen.places(session, &discovery, "", false).await?;
+    let all: Vec<(Watched, String)> = places.iter().map(|one| (Watched::of(one), one.tagged())).collect();
     if all.is_empty() {
         return match args.what {
             What::Delete => Ok(()),
@@ -213,17 +192,6 @@ async fn execute(session: &Session, args: &Args, terminal: &mut Terminal<'_>) ->
         }
     }
     Failure::all(failures)
-}
-
-async fn selected(session: &Session, args: &Args, collection: &str) -> Result<Vec<String>, Failure> {
-    if !args.all && args.selector.is_empty() {
-        return Err(Failure::new("which objects are waited for is not said")
-            .hint("name them, choose them with -l, or say --all"));
-    }
-    let list: Value = session.get(&query::with(collection, &[("labelSelector", &args.selector)])).await?;
-    let items = list.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
-    let name = |item: &Value| item.pointer("/metadata/name").and_then(Value::as_str).map(str::to_owned);
-    Ok(items.iter().filter_map(name).collect())
 }
 
 /// Waits until an object is as wanted. One that is not there is waited for only when its creation is.
@@ -267,14 +235,17 @@ pub async fn gone(
 }
 
 /// Tells that there is no such object at the moment.
-const GONE: &str = "GONE";
+pub const GONE: &str = "GONE";
 
 /// Follows one object until `done` says so.
-async fn follow(
+///
+/// # Errors
+/// When the server does not answer, `done` fails, or it takes too long.
+pub async fn follow(
     session: &Session,
     watched: &Watched,
     limit: Duration,
-    done: impl Fn(&str, &Value) -> Result<bool, Failure>,
+    mut done: impl FnMut(&str, &Value) -> Result<bool, Failure>,
 ) -> Result<(), Failure> {
     let followed = async {
         loop {

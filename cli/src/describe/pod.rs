@@ -4,8 +4,8 @@ use super::events;
 use super::writer::{Writer, age, time};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, ContainerState, ContainerStatus, Event, Pod, PodSpec, PodStatus, Probe,
-    SeccompProfile, Toleration, TopologySpreadConstraint, VolumeMount,
+    Container, ContainerPort, ContainerState, ContainerStatus, Event, Pod, PodSpec, PodStatus,
+    PodTemplateSpec, Probe, SeccompProfile, Toleration, TopologySpreadConstraint, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -21,26 +21,87 @@ pub fn describe(pod: &Pod, about: Option<&[Event]>, now: Timestamp) -> String {
     let statuses = |list: &Option<Vec<ContainerStatus>>| list.clone().unwrap_or_default();
     if !init.is_empty() {
         let statuses = statuses(&status.init_container_statuses);
-        containers("Init Containers", pod, init, &statuses, &mut writer);
+        containers("Init Containers", pod, init, &statuses, Inside::Pod, &mut writer);
     }
     let ordinary = statuses(&status.container_statuses);
-    containers("Containers", pod, &spec.containers, &ordinary, &mut writer);
+    containers("Containers", pod, &spec.containers, &ordinary, Inside::Pod, &mut writer);
     conditions(&spec, &status, &mut writer);
-    super::volumes::write(spec.volumes.as_deref().unwrap_or_default(), &mut writer);
+    super::volumes::write(spec.volumes.as_deref().unwrap_or_default(), Inside::Pod, &mut writer);
     if let Some(class) = &status.qos_class {
         writer.field(0, "QoS Class", class);
     }
-    writer.map(0, "Node-Selectors", spec.node_selector.as_ref(), "=");
-    let mut tolerations = spec.tolerations.clone().unwrap_or_default();
-    tolerations.sort_by(|a, b| a.key.cmp(&b.key));
-    writer.many(0, "Tolerations", &tolerations.iter().map(toleration).collect::<Vec<_>>());
-    let mut spread = spec.topology_spread_constraints.clone().unwrap_or_default();
-    if !spread.is_empty() {
-        spread.sort_by(|a, b| a.topology_key.cmp(&b.topology_key));
-        writer.many(0, "Topology Spread Constraints", &spread.iter().map(constraint).collect::<Vec<_>>());
-    }
+    places(&spec, Inside::Pod, &mut writer);
     events::write(about, now, &mut writer);
     writer.text()
+}
+
+/// Where a specification of containers stands: a template is indented, and names in it a little more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inside {
+    /// In a Pod.
+    Pod,
+    /// In a template of Pods.
+    Template,
+}
+
+impl Inside {
+    /// The level of its sections.
+    pub fn level(self) -> usize {
+        usize::from(self == Inside::Template)
+    }
+
+    /// What stands before a name within a section.
+    pub fn before_name(self) -> &'static str {
+        if self == Inside::Template { " " } else { "" }
+    }
+}
+
+/// A template of Pods.
+pub fn template(template: &PodTemplateSpec, writer: &mut Writer) {
+    writer.line(0, "Pod Template:");
+    let (meta, spec) =
+        (template.metadata.clone().unwrap_or_default(), template.spec.clone().unwrap_or_default());
+    writer.map(1, "Labels", meta.labels.as_ref(), "=");
+    if meta.annotations.as_ref().is_some_and(|annotations| !annotations.is_empty()) {
+        writer.map(1, "Annotations", meta.annotations.as_ref(), ": ");
+    }
+    if let Some(account) = spec.service_account_name.as_deref().filter(|account| !account.is_empty()) {
+        writer.field(1, "Service Account", account);
+    }
+    let pod = Pod { metadata: meta, spec: Some(spec.clone()), ..Pod::default() };
+    let init = spec.init_containers.as_deref().unwrap_or_default();
+    if !init.is_empty() {
+        containers("Init Containers", &pod, init, &[], Inside::Template, writer);
+    }
+    containers("Containers", &pod, &spec.containers, &[], Inside::Template, writer);
+    super::volumes::write(spec.volumes.as_deref().unwrap_or_default(), Inside::Template, writer);
+    places(&spec, Inside::Template, writer);
+}
+
+/// Where Pods may be placed.
+fn places(spec: &PodSpec, inside: Inside, writer: &mut Writer) {
+    let level = inside.level();
+    let spread = |writer: &mut Writer| {
+        let mut spread = spec.topology_spread_constraints.clone().unwrap_or_default();
+        if !spread.is_empty() {
+            spread.sort_by(|a, b| a.topology_key.cmp(&b.topology_key));
+            let all: Vec<String> = spread.iter().map(constraint).collect();
+            writer.many(level, "Topology Spread Constraints", &all);
+        }
+    };
+    if inside == Inside::Template {
+        spread(writer);
+        if let Some(class) = spec.priority_class_name.as_deref().filter(|class| !class.is_empty()) {
+            writer.field(level, "Priority Class Name", class);
+        }
+    }
+    writer.map(level, "Node-Selectors", spec.node_selector.as_ref(), "=");
+    let mut tolerations = spec.tolerations.clone().unwrap_or_default();
+    tolerations.sort_by(|a, b| a.key.cmp(&b.key));
+    writer.many(level, "Tolerations", &tolerations.iter().map(toleration).collect::<Vec<_>>());
+    if inside == Inside::Pod {
+        spread(writer);
+    }
 }
 
 fn head(pod: &Pod, spec: &PodSpec, status: &PodStatus, now: Timestamp, writer: &mut Writer) {
@@ -108,11 +169,12 @@ fn containers(
     pod: &Pod,
     containers: &[Container],
     statuses: &[ContainerStatus],
+    inside: Inside,
     writer: &mut Writer,
 ) {
-    writer.line(0, &format!("{name}:"));
+    writer.line(inside.level(), &format!("{name}:"));
     for container in containers {
-        writer.line(1, &format!("{}:", container.name));
+        writer.line(1, &format!("{}{}:", inside.before_name(), container.name));
         let status = statuses.iter().find(|status| status.name == container.name);
         basics(container, status, writer);
         lines("Command", container.command.as_deref(), writer);

@@ -1,16 +1,17 @@
 //! The volumes of a Pod.
 
+use super::pod::Inside;
 use super::writer::Writer;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaimTemplate, ProjectedVolumeSource, Volume};
 
 /// Writes them.
-pub fn write(volumes: &[Volume], writer: &mut Writer) {
+pub fn write(volumes: &[Volume], inside: Inside, writer: &mut Writer) {
     if volumes.is_empty() {
-        return writer.field(0, "Volumes", "<none>");
+        return writer.field(inside.level(), "Volumes", "<none>");
     }
-    writer.line(0, "Volumes:");
+    writer.line(inside.level(), "Volumes:");
     for volume in volumes {
-        writer.line(1, &format!("{}:", volume.name));
+        writer.line(1, &format!("{}{}:", inside.before_name(), volume.name));
         describe(volume, writer);
     }
 }
