@@ -1,7 +1,7 @@
 //! `scripts/bench`: measures a whole cluster, one JSON line a figure.
 //!
 //! ```text
-//!  cluster up ... delete, again and again ──> startup
+//!  cluster up ... delete, again and again ──> startup, schedule (1,000 nodes without machines, 5,000 Pods)
 //!  a running cluster (own, or --kubeconfig) ──> pods (POST to Running), pods_at_once ──> footprint (PSS, CPU)
 //! ```
 //!
@@ -10,6 +10,7 @@
 
 mod footprint;
 mod pods;
+mod schedule;
 mod startup;
 
 use anyhow::{Context, Result, ensure};
@@ -21,7 +22,7 @@ use std::time::Duration;
 #[derive(Parser)]
 #[command(about = "Measures a cluster, one JSON line a figure")]
 struct Flags {
-    /// Figures to measure: startup, pods, footprint; all by default
+    /// Figures to measure: startup, pods, footprint, schedule; all by default
     figures: Vec<String>,
     /// A cluster to load that runs already; startup and footprint are not measured then
     #[arg(long, value_name = "FILE")]
@@ -56,8 +57,11 @@ async fn main() -> Result<()> {
     if flags.wants("startup") {
         startup::measure(&flags).await?;
     }
+    if flags.wants("schedule") {
+        schedule::measure(&flags).await?;
+    }
     if flags.wants("pods") || flags.wants("footprint") {
-        let cluster = startup::Cluster::up(&flags, "bench")?;
+        let cluster = startup::Cluster::up(&flags, "bench", &[])?;
         let measured = measure_running(&flags, &cluster).await;
         cluster.delete()?;
         measured?;

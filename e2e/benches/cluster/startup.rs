@@ -15,14 +15,15 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Makes one; it is deleted by [`Cluster::delete`], and on drop when something failed before that.
-    pub fn up(flags: &Flags, name: &str) -> Result<Cluster> {
+    /// Makes one, with `more` flags of `cluster up`; it is deleted by [`Cluster::delete`], and on drop when something failed before that.
+    pub fn up(flags: &Flags, name: &str, more: &[&str]) -> Result<Cluster> {
         let folder = tempfile::tempdir()?;
         let kubeconfig = folder.path().join("kubeconfig");
         let name = format!("{name}-{}", std::process::id());
         let cluster = Cluster { minikctl: flags.minikctl.clone(), name, folder, kubeconfig };
         let kubeconfig = cluster.kubeconfig.clone();
-        cluster.run(&["cluster", "up", "--name", &cluster.name, "--kubeconfig", text(&kubeconfig)?])?;
+        let own = ["cluster", "up", "--name", &cluster.name, "--kubeconfig", text(&kubeconfig)?];
+        cluster.run(&[&own, more].concat())?;
         Ok(cluster)
     }
 
@@ -82,7 +83,7 @@ pub async fn measure(flags: &Flags) -> Result<()> {
     let (mut ups, mut totals) = (Vec::new(), Vec::new());
     for run in 0..flags.runs {
         let began = Instant::now();
-        let cluster = Cluster::up(flags, &format!("bench-up{run}"))?;
+        let cluster = Cluster::up(flags, &format!("bench-up{run}"), &[])?;
         ups.push(began.elapsed());
         cluster.load_image(flags)?;
         let ran = pods::one(cluster.kubeconfig(), &flags.image).await;
