@@ -87,7 +87,7 @@ async fn state(sim: &Sim) -> anyhow::Result<Value> {
 fn stock(state: &Value) -> Value {
     let mut state = state.clone();
     state["replicasets"].as_array_mut().into_iter().flatten().for_each(|set| {
-        if let Some(conditions) = set["status"]["conditions"].as_array_mut() {
+        if let Some(conditions) = set["status"].get_mut("conditions").and_then(Value::as_array_mut) {
             conditions.sort_by_key(|one| one[0].to_string());
         }
     });
