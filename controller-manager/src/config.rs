@@ -1,10 +1,12 @@
 //! Flags by upstream's names, and what they mean.
 
+use crate::certificates::{Authority, AuthorityError};
+use crate::node_ipam::Ranges;
 use clap::{ArgAction, Args};
 use minik_client::{ClientError, ElectorConfig, Identity, Kubeconfig, ServerAccess, connect_as};
 use minik_component::{Chance, Clock, SystemChance, SystemClock, TelemetryFlags};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +25,24 @@ pub struct Flags {
     /// CA certificates that every namespace's ConfigMap kube-root-ca.crt holds; none are published without it
     #[arg(long, value_name = "FILE")]
     pub root_ca_file: Option<PathBuf>,
+    /// Certificate of the authority that signs certificates; none are signed without it
+    #[arg(long, value_name = "FILE", requires = "cluster_signing_key_file")]
+    pub cluster_signing_cert_file: Option<PathBuf>,
+    /// Key of the authority that signs certificates
+    #[arg(long, value_name = "FILE", requires = "cluster_signing_cert_file")]
+    pub cluster_signing_key_file: Option<PathBuf>,
+    /// The longest life of a signed certificate
+    #[arg(long, default_value = "8760h", value_name = "DURATION", value_parser = duration)]
+    pub cluster_signing_duration: Duration,
+    /// Give each node a range of addresses for its Pods, from --cluster-cidr
+    #[arg(long, action = ArgAction::Set, default_value_t = false, num_args = 0..=1, default_missing_value = "true", requires = "cluster_cidr")]
+    pub allocate_node_cidrs: bool,
+    /// Range of the addresses of all Pods
+    #[arg(long, value_name = "CIDR")]
+    pub cluster_cidr: Option<String>,
+    /// Bits that the addresses of a node's Pods have in common
+    #[arg(long, default_value_t = 24, value_name = "BITS")]
+    pub node_cidr_mask_size: u32,
     /// Act as one ServiceAccount a controller, each with the rights of its own role only
     #[arg(long, action = ArgAction::Set, default_value_t = true, num_args = 0..=1, default_missing_value = "true")]
     pub use_service_account_credentials: bool,
@@ -102,14 +122,27 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// A flag that cannot be used. Final.
 #[derive(Debug, thiserror::Error)]
 pub enum FlagError {
-    /// The CA file cannot be read.
-    #[error("--root-ca-file {path}: cannot be read")]
-    RootCa {
+    /// A file cannot be read.
+    #[error("--{flag} {path}: cannot be read")]
+    File {
+        /// The flag.
+        flag: &'static str,
         /// The file.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
     },
+    /// The signing authority cannot be used.
+    #[error("--cluster-signing-cert-file {path}")]
+    Authority {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: AuthorityError,
+    },
+    /// Nodes cannot be given ranges.
+    #[error("--cluster-cidr {0}")]
+    Ranges(String),
     /// The kubeconfig cannot be used.
     #[error("--kubeconfig {path}")]
     Kubeconfig {
@@ -139,10 +172,7 @@ impl Flags {
         });
         let root_ca = match &self.root_ca_file {
             None => None,
-            Some(path) => Some(
-                std::fs::read_to_string(path)
-                    .map_err(|source| FlagError::RootCa { path: path.clone(), source })?,
-            ),
+            Some(path) => Some(read("root-ca-file", path)?),
         };
         let nodes = NodeTimes {
             monitor_period: self.node_monitor_period,
@@ -157,11 +187,34 @@ impl Flags {
             leader,
             address: (self.metrics_bind_address.port() != 0).then_some(self.metrics_bind_address),
             root_ca,
+            authority: self.authority()?,
+            node_ranges: self.node_ranges()?,
             anonymous: self.anonymous()?,
             nodes,
             terminated_pods: self.terminated_pod_gc_threshold,
             ..Config::default()
         })
+    }
+
+    fn authority(&self) -> Result<Option<Arc<Authority>>, FlagError> {
+        let (Some(path), Some(key)) = (&self.cluster_signing_cert_file, &self.cluster_signing_key_file)
+        else {
+            return Ok(None);
+        };
+        let certificate = read("cluster-signing-cert-file", path)?;
+        let key = read("cluster-signing-key-file", key)?;
+        let authority = Authority::new(&certificate, &key, self.cluster_signing_duration)
+            .map_err(|source| FlagError::Authority { path: path.clone(), source })?;
+        Ok(Some(Arc::new(authority)))
+    }
+
+    fn node_ranges(&self) -> Result<Option<Ranges>, FlagError> {
+        match &self.cluster_cidr {
+            Some(whole) if self.allocate_node_cidrs => Ranges::new(whole, self.node_cidr_mask_size)
+                .map(Some)
+                .map_err(|why| FlagError::Ranges(format!("{whole} --node-cidr-mask-size: {why}"))),
+            _ => Ok(None),
+        }
     }
 
     /// A client without an identity, which the controllers' tokens are added to.
@@ -175,6 +228,10 @@ impl Flags {
         let access = ServerAccess { identity: Identity::None, ..access };
         connect_as(&access, &namespace, AGENT).map(Some).map_err(failed)
     }
+}
+
+fn read(flag: &'static str, path: &Path) -> Result<String, FlagError> {
+    std::fs::read_to_string(path).map_err(|source| FlagError::File { flag, path: path.to_owned(), source })
 }
 
 /// How patient the node lifecycle is.
@@ -220,6 +277,10 @@ pub struct Config {
     pub address: Option<SocketAddr>,
     /// CA certificates to publish, as PEM.
     pub root_ca: Option<String>,
+    /// Signs certificates.
+    pub authority: Option<Arc<Authority>>,
+    /// The ranges that nodes are given for their Pods.
+    pub node_ranges: Option<Ranges>,
     /// A client without an identity: with it each controller acts as its own ServiceAccount, without it all act with
     /// the identity of the client that they are run with.
     pub anonymous: Option<kube::Client>,
@@ -241,6 +302,8 @@ impl Default for Config {
             leader: None,
             address: None,
             root_ca: None,
+            authority: None,
+            node_ranges: None,
             anonymous: None,
             nodes: NodeTimes::default(),
             terminated_pods: 12500,

@@ -16,8 +16,11 @@
 //! - Not served yet, and not pretended: workloads but Deployments and ReplicaSets, quotas, volumes, certificates.
 
 mod aggregation;
+mod bootstrap;
+mod certificates;
 mod config;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod expectations;
 mod garbage;
@@ -25,6 +28,7 @@ mod identities;
 mod index;
 mod metrics;
 mod namespace;
+mod node_ipam;
 mod node_lifecycle;
 mod objects;
 mod owners;
@@ -38,5 +42,7 @@ mod taint_eviction;
 mod watches;
 mod worker;
 
+pub use certificates::{Authority, AuthorityError};
 pub use config::{Config, FlagError, Flags, NAME, NodeTimes};
+pub use node_ipam::Ranges;
 pub use service::{ManagerError, run};

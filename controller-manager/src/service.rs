@@ -6,8 +6,8 @@ use crate::metrics::Metrics;
 use crate::setup::{Part, Setup};
 use crate::watches::Watches;
 use crate::{
-    aggregation, deployment, endpoints, garbage, namespace, node_lifecycle, pod_gc, replica_set, root_ca,
-    service_account, taint_eviction,
+    aggregation, bootstrap, certificates, deployment, disruption, endpoints, garbage, namespace, node_ipam,
+    node_lifecycle, pod_gc, replica_set, root_ca, service_account, taint_eviction,
 };
 use minik_client::{Elector, Led};
 use minik_component::Shutdown;
@@ -143,6 +143,10 @@ fn set_up(setup: &mut Setup) {
     taint_eviction::set_up(setup);
     pod_gc::set_up(setup);
     aggregation::set_up(setup);
+    bootstrap::set_up(setup);
+    certificates::set_up(setup);
+    disruption::set_up(setup);
+    node_ipam::set_up(setup);
     endpoints::set_up(setup);
     replica_set::set_up(setup);
     deployment::set_up(setup);

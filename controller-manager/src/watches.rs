@@ -1,5 +1,8 @@
 //! The kinds that several controllers follow: one informer each, whoever listens.
 
+use crate::bootstrap::{self, TokenObject};
+use crate::certificates::CsrObject;
+use crate::disruption::PdbObject;
 use crate::endpoints::{self, EndpointsObject, ServiceObject, SliceObject};
 use crate::index::Index;
 use crate::objects::{
@@ -92,6 +95,12 @@ kinds! {
     deployments: DeploymentObject = Source::all("/apis/apps/v1/deployments");
     /// ReplicaSets.
     replica_sets: ReplicaSetObject = Source::all("/apis/apps/v1/replicasets");
+    /// PodDisruptionBudgets.
+    disruption_budgets: PdbObject = Source::all("/apis/policy/v1/poddisruptionbudgets");
+    /// CertificateSigningRequests.
+    signing_requests: CsrObject = Source::all("/apis/certificates.k8s.io/v1/certificatesigningrequests");
+    /// Bootstrap tokens.
+    bootstrap_tokens: TokenObject = bootstrap::tokens_source();
     /// Leases.
     leases: LeaseObject = Source::all("/apis/coordination.k8s.io/v1/leases");
     /// ClusterRoles.

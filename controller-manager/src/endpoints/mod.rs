@@ -10,6 +10,7 @@
 
 mod legacy;
 mod members;
+mod mirror;
 mod objects;
 mod pods;
 mod slice_plan;
@@ -80,6 +81,7 @@ pub fn set_up(setup: &mut Setup) {
     });
     slices::set_up(setup, members.clone(), known, slices);
     legacy::set_up(setup, members, legacy);
+    mirror::set_up(setup);
 }
 
 /// When a change happened that matters to endpoints; `None` when it does not.

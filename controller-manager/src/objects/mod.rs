@@ -1,5 +1,6 @@
 //! The projections that are kept of what the API serves.
 
+use crate::bootstrap;
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use minik_client::{Meta, ObjectRef, OwnerRef, Projection};
 use minik_placement::Selector;
@@ -177,11 +178,11 @@ impl Projection for NamespaceObject {
 pub struct ConfigMapObject {
     /// Its metadata.
     pub metadata: Meta,
-    /// Its annotations and data, of the one that is published.
+    /// Its annotations and data, of those that are written here.
     pub content: Option<Content>,
 }
 
-/// What a published ConfigMap holds.
+/// What a ConfigMap holds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Content {
     /// Annotations.
@@ -199,7 +200,9 @@ struct ConfigMapWire {
 
 impl From<ConfigMapWire> for ConfigMapObject {
     fn from(wire: ConfigMapWire) -> ConfigMapObject {
-        let published = &*wire.metadata.meta.name == crate::root_ca::NAME;
+        let meta = &wire.metadata.meta;
+        let info = (&*meta.namespace, &*meta.name) == (bootstrap::NAMESPACE, bootstrap::NAME);
+        let published = info || &*meta.name == crate::root_ca::NAME;
         let content = Content { annotations: wire.metadata.annotations, data: wire.data };
         ConfigMapObject { metadata: wire.metadata.meta, content: published.then_some(content) }
     }
@@ -248,6 +251,12 @@ pub struct NodeSpec {
     pub taints: Vec<Taint>,
     /// Whether it takes no more Pods.
     pub unschedulable: bool,
+    /// The addresses of its Pods, empty when none were given.
+    #[serde(rename = "podCIDR")]
+    pub pod_cidr: Arc<str>,
+    /// The same of all families.
+    #[serde(rename = "podCIDRs")]
+    pub pod_cidrs: Vec<Arc<str>>,
 }
 
 /// How a node is.
