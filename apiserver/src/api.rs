@@ -1,8 +1,8 @@
 //! The API as a value: everything that requests are answered from. Cheap to copy; knows no sockets.
 
 use crate::admission::{self, Chain};
-use crate::allocator::{Allocators, Cidr};
-use crate::authn::{Authenticator, Tokens, UserInfo};
+use crate::allocator::{Allocators, Cidr, Counts};
+use crate::authn::{Authenticator, BootstrapTokens, Tokens, UserInfo};
 use crate::authz::{Attributes, Authorizer, Decision, NodeGraph, Rbac, ResourceAttributes};
 use crate::error::{ApiError, Result};
 use crate::http::Places;
@@ -43,6 +43,8 @@ pub struct Settings {
     pub kubelets: crate::proxy::Kubelets,
     /// Where requests are told to.
     pub audit: crate::audit::Audit,
+    /// Whether bootstrap tokens are believed.
+    pub bootstrap_tokens: bool,
 }
 
 pub(crate) struct Inner {
@@ -120,12 +122,14 @@ impl Api {
             settings.service_ranges.clone(),
             settings.node_ports.clone(),
             settings.chance.clone(),
+            Counts::new(&settings.service_ranges, &settings.node_ports, &settings.metrics)?,
         );
         let followers: [Arc<dyn Follower>; 2] = [Arc::new(Graph(authz.clone())), allocators.clone()];
         let world = Arc::new(World::open(storage, &settings.prefix, &served, &followers).await?);
         let view = View::new(world.clone());
         let tokens = make_tokens.map(|make| make(view.clone()));
-        let authn = Authenticator::new(tokens.clone());
+        let bootstrap = settings.bootstrap_tokens.then(|| BootstrapTokens(Arc::new(view.clone())));
+        let authn = Authenticator::new(tokens.clone(), bootstrap);
         let admission = admission::plugins(&view, authz.clone());
         let metrics = Metrics::new(&settings.metrics)?;
         Ok(Api(Arc::new(Inner {

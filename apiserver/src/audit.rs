@@ -58,6 +58,8 @@ pub struct Entry<'a> {
     pub uri: &'a str,
     /// The user's name, uid and groups.
     pub user: Value,
+    /// For whom it was answered, when that is somebody else.
+    pub impersonated: Option<Value>,
     /// From where.
     pub source: Option<String>,
     /// The program.
@@ -108,8 +110,10 @@ impl Audit {
         });
         let Value::Object(fields) = &mut line else { return };
         fields.insert("sourceIPs".into(), entry.source.iter().cloned().collect());
-        if let Some(object) = &entry.object {
-            fields.insert("objectRef".into(), object.clone());
+        for (name, value) in [("objectRef", &entry.object), ("impersonatedUser", &entry.impersonated)] {
+            if let Some(value) = value {
+                fields.insert(name.into(), value.clone());
+            }
         }
         add_body(
             fields,

@@ -61,6 +61,9 @@ pub struct Flags {
     /// For whom tokens are that are shown here; the issuer unless said otherwise
     #[arg(long, value_name = "AUDIENCES", value_delimiter = ',')]
     pub api_audiences: Vec<String>,
+    /// Believe bootstrap tokens, which are Secrets of kube-system
+    #[arg(long)]
+    pub enable_bootstrap_token_auth: bool,
     /// Addresses of Services, as ADDRESS/BITS; a second range may be of the other family
     #[arg(long, value_name = "RANGES", value_delimiter = ',', default_value = "10.96.0.0/16", value_parser = Cidr::parse)]
     pub service_cluster_ip_range: Vec<Cidr>,

@@ -57,6 +57,9 @@ pub enum ApiError {
     /// There is no such path. Final.
     #[error("the server could not find the requested resource")]
     NoSuchPath,
+    /// Nothing at all is below the path; answered as plain text. Final.
+    #[error("404 page not found")]
+    NoSuchPage,
     /// The name is taken. Final.
     #[error("{} already exists", .0.text())]
     AlreadyExists(Named),
@@ -112,8 +115,10 @@ pub enum ApiError {
     TooManyRequests {
         /// Why.
         message: String,
-        /// When to come again.
+        /// When to come again; 0 for nobody knows.
         retry_after_seconds: u32,
+        /// A cause's reason and words.
+        cause: Option<(&'static str, String)>,
     },
     /// The answer did not come in time. Retryable.
     #[error("{message}")]
@@ -164,7 +169,9 @@ impl ApiError {
             ApiError::BadRequest(_) => (StatusCode::BAD_REQUEST, "BadRequest"),
             ApiError::Unauthorized => (StatusCode::UNAUTHORIZED, "Unauthorized"),
             ApiError::Forbidden { .. } | ApiError::Terminating { .. } => (StatusCode::FORBIDDEN, "Forbidden"),
-            ApiError::NotFound(_) | ApiError::NoSuchPath => (StatusCode::NOT_FOUND, "NotFound"),
+            ApiError::NotFound(_) | ApiError::NoSuchPath | ApiError::NoSuchPage => {
+                (StatusCode::NOT_FOUND, "NotFound")
+            }
             ApiError::AlreadyExists(_) => (StatusCode::CONFLICT, "AlreadyExists"),
             ApiError::Conflict { .. } | ApiError::ApplyConflict { .. } => (StatusCode::CONFLICT, "Conflict"),
             ApiError::Invalid { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "Invalid"),
@@ -236,10 +243,16 @@ impl ApiError {
                 let causes = causes.iter().map(|(message, field)| json!({"reason": "FieldManagerConflict", "message": message, "field": field}));
                 serde_json::Map::from_iter([("causes".to_owned(), causes.collect())])
             }
-            ApiError::TooManyRequests { retry_after_seconds, .. } => serde_json::Map::from_iter([(
-                "retryAfterSeconds".to_owned(),
-                Value::from(*retry_after_seconds),
-            )]),
+            ApiError::TooManyRequests { retry_after_seconds, cause, .. } => {
+                let mut details = serde_json::Map::new();
+                if let Some((reason, message)) = cause {
+                    details.insert("causes".into(), json!([{"reason": reason, "message": message}]));
+                }
+                if *retry_after_seconds > 0 {
+                    details.insert("retryAfterSeconds".into(), (*retry_after_seconds).into());
+                }
+                details
+            }
             ApiError::Handed { words, .. } => serde_json::Map::from_iter([(
                 "causes".to_owned(),
                 json!([{"reason": "UnexpectedServerResponse", "message": words}]),

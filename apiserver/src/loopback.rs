@@ -4,7 +4,7 @@ use crate::api::Api;
 use crate::authn::{MASTERS, UserInfo};
 use crate::error::{ApiError, Result};
 use crate::object::Object;
-use crate::verbs::{DeleteOptions, Input, Target, WriteOptions};
+use crate::verbs::{DeleteOptions, Input, Preconditions, Target, WriteOptions};
 use crate::wire;
 use minik_apimachinery::decode;
 use serde_json::Value;
@@ -84,6 +84,28 @@ impl Loopback {
         let input = self.input(&target, object)?;
         let written = self.0.update(target, input, &self.options()).await?;
         wire::tree(&written.value, written.revision)
+    }
+
+    /// Replaces what a subresource (`status`) writes.
+    ///
+    /// # Errors
+    /// As for any client.
+    pub async fn update_part(&self, place: Place<'_>, subresource: &str, object: Value) -> Result<Value> {
+        let name = object.meta("name").to_owned();
+        let target = Target { subresource, ..self.target(place, &name)? };
+        let input = self.input(&target, object)?;
+        let written = self.0.update(target, input, &self.options()).await?;
+        wire::tree(&written.value, written.revision)
+    }
+
+    /// Deletes the object of this uid.
+    ///
+    /// # Errors
+    /// As for any client; [`ApiError::Conflict`] when it is another.
+    pub async fn delete_one(&self, place: Place<'_>, name: &str, uid: &str) -> Result<()> {
+        let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+        let how = DeleteOptions { preconditions, ..DeleteOptions::default() };
+        self.0.delete(self.target(place, name)?, &how, &self.options()).await.map(drop)
     }
 
     /// Deletes an object.

@@ -60,6 +60,17 @@ pub struct ResourcePath {
     pub rest: Vec<String>,
 }
 
+impl ResourcePath {
+    /// Whether this is the collection of bindings of a namespace, which takes what `pods/binding` takes.
+    pub fn is_bindings(&self) -> bool {
+        self.resource == "bindings"
+            && self.group.is_empty()
+            && self.version == "v1"
+            && !self.namespace.is_empty()
+            && self.name.is_empty()
+    }
+}
+
 /// Query parameters; of a repeated one the first counts, but all can be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Query(BTreeMap<String, Vec<String>>);

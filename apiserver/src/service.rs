@@ -218,6 +218,7 @@ async fn open_api(
         metrics: config.metrics.clone(),
         kubelets: kubelets(flags)?,
         audit,
+        bootstrap_tokens: flags.enable_bootstrap_token_auth,
     };
     let make_tokens = move |view: View| {
         // Set once, here.

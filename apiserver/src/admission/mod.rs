@@ -4,6 +4,7 @@
 //! The chain is walked twice: first all plugins may change the object, then, when it is complete and valid, all may
 //! refuse it. Objects are trees in the storage version; what other objects say is read through [`crate::world::View`].
 
+mod certificates;
 mod escalation;
 mod namespace_lifecycle;
 mod node_restriction;
@@ -154,6 +155,9 @@ fn chain(objects: Arc<dyn Objects>, rights: Arc<dyn Rights>) -> Chain {
         Box::new(tolerations::DefaultTolerationSeconds),
         Box::new(runtime_class::RuntimeClass(objects.clone())),
         Box::new(topology::PodTopologyLabels(objects)),
+        Box::new(certificates::CertificateApproval(rights.clone())),
+        Box::new(certificates::CertificateSigning(rights.clone())),
+        Box::new(certificates::CertificateSubjectRestriction),
         Box::new(escalation::NoEscalation(rights)),
     ])
 }

@@ -4,7 +4,7 @@
 //! The node authorizer decides on kinds, verbs and names; here is what can only be decided by looking into objects.
 
 use super::objects::{Objects, forbidden, is_mirror_pod, list, missing, text};
-use super::{Admission, Attributes, Operation, references};
+use super::{Admission, Attributes, Operation, certificates, references};
 use crate::error::ApiError;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -92,11 +92,32 @@ impl NodeRestriction {
             ("", "serviceaccounts", "token") if attributes.operation == Operation::Create => self.token(ask),
             ("", "persistentvolumeclaims", _) => ask.refuse("may only update PVC status"),
             ("coordination.k8s.io", "leases", _) => lease(ask),
+            ("certificates.k8s.io", "certificatesigningrequests", "")
+                if attributes.operation == Operation::Create =>
+            {
+                signing_request(ask)
+            }
             ("storage.k8s.io", "csinodes", _) if ask.name() != node => {
                 ask.refuse("can only access CSINode with the same name as the requesting node")
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// A kubelet asks for certificates of its own node only.
+fn signing_request(ask: Ask<'_>) -> Result<(), ApiError> {
+    let signer = text(ask.object, "/spec/signerName");
+    if !matches!(signer, "kubernetes.io/kube-apiserver-client-kubelet" | "kubernetes.io/kubelet-serving") {
+        return Ok(());
+    }
+    let user = &ask.attributes.user.name;
+    match certificates::subject(ask.object) {
+        None => ask.refuse("unable to parse csr"),
+        Some(subject) if subject.name != *user => {
+            ask.refuse(format!("can only create a node CSR with CN={user}"))
+        }
+        Some(_) => Ok(()),
     }
 }
 

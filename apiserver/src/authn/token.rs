@@ -85,12 +85,19 @@ pub enum TokenError {
 /// Whether an object with this uid still is there: (resource, namespace, name, uid).
 pub type Alive = dyn Fn(&str, &str, &BoundObject) -> bool + Send + Sync;
 
+/// What is signed to find out which public key belongs to the one that signs.
+const PROBE: &[u8] = b"minik";
+
 /// Issues and believes tokens.
 pub struct Tokens {
     issuer: String,
     audiences: Vec<String>,
     signing: (Algorithm, EncodingKey),
     verifying: Vec<(Algorithm, DecodingKey)>,
+    /// The public keys among those, as others read them.
+    public: Vec<serde_json::Value>,
+    /// The name of the key that signs, where it is one of those.
+    key_id: Option<String>,
     alive: Box<Alive>,
 }
 
@@ -110,22 +117,36 @@ impl Tokens {
             let rsa = || EncodingKey::from_rsa_pem(pem).map(|key| (Algorithm::RS256, key));
             EncodingKey::from_ec_pem(pem).map(|key| (Algorithm::ES256, key)).or_else(|_| rsa())
         })?;
-        let verifying = verifying
-            .iter()
-            .map(|path| {
-                read(path, |pem| {
-                    let rsa = || DecodingKey::from_rsa_pem(pem).map(|key| (Algorithm::RS256, key));
-                    DecodingKey::from_ec_pem(pem).map(|key| (Algorithm::ES256, key)).or_else(|_| rsa())
-                })
-            })
-            .collect::<Result<_, _>>()?;
+        let (mut keys, mut public, mut key_id) = (Vec::new(), Vec::new(), None);
+        let signature = jsonwebtoken::crypto::sign(PROBE, &signing.1, signing.0)?;
+        for path in verifying {
+            let (key, described) = read(path, |pem| {
+                let rsa = || DecodingKey::from_rsa_pem(pem).map(|key| (Algorithm::RS256, key));
+                let key =
+                    DecodingKey::from_ec_pem(pem).map(|key| (Algorithm::ES256, key)).or_else(|_| rsa())?;
+                Ok((key, super::jwks::of_pem(pem)))
+            })?;
+            let fits = key.0 == signing.0
+                && jsonwebtoken::crypto::verify(&signature, PROBE, &key.1, key.0).unwrap_or(false);
+            if fits {
+                key_id = described.as_ref().and_then(|key| Some(key["kid"].as_str()?.to_owned()));
+            }
+            public.extend(described);
+            keys.push(key);
+        }
+        let verifying = keys;
         let audiences = if audiences.is_empty() { vec![issuer.to_owned()] } else { audiences.to_vec() };
-        Ok(Tokens { issuer: issuer.to_owned(), audiences, signing, verifying, alive })
+        Ok(Tokens { issuer: issuer.to_owned(), audiences, signing, verifying, public, key_id, alive })
     }
 
     /// Who issues.
     pub fn issuer(&self) -> &str {
         &self.issuer
+    }
+
+    /// The keys by which others believe tokens.
+    pub fn public(&self) -> &[serde_json::Value] {
+        &self.public
     }
 
     /// For whom tokens are that name nobody.
@@ -138,7 +159,8 @@ impl Tokens {
     /// # Errors
     /// When the key refuses, which a loaded key does not.
     pub fn sign(&self, claims: &Claims) -> Result<String, TokenError> {
-        Ok(jsonwebtoken::encode(&Header::new(self.signing.0), claims, &self.signing.1)?)
+        let header = Header { kid: self.key_id.clone(), ..Header::new(self.signing.0) };
+        Ok(jsonwebtoken::encode(&header, claims, &self.signing.1)?)
     }
 
     /// The user of a token, and for which of the wanted audiences (our own when none is wanted) it is.

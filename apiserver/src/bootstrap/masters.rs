@@ -67,6 +67,26 @@ pub fn slice_update(wanted: &Value, live: &Value) -> Option<Value> {
     (next != *live).then_some(next)
 }
 
+/// The Endpoints of servers at these addresses, for clients that know no slices; nobody mirrors them.
+pub fn endpoints(addresses: &BTreeSet<IpAddr>, port: u16) -> Value {
+    let addresses: Vec<Value> = addresses.iter().map(|address| json!({"ip": address.to_string()})).collect();
+    json!({
+        "apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {
+            "name": NAME, "namespace": NAMESPACE, "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
+        },
+        "subsets": [{"addresses": addresses, "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}],
+    })
+}
+
+/// The stored Endpoints with what they should say; `None` when they say so.
+pub fn endpoints_update(wanted: &Value, live: &Value) -> Option<Value> {
+    let mut next = live.clone();
+    next["subsets"] = wanted["subsets"].clone();
+    next["metadata"]["labels"]["endpointslice.kubernetes.io/skip-mirror"] = "true".into();
+    (next != *live).then_some(next)
+}
+
 /// A server's record, in the form that upstream's servers keep: Endpoints with the one address.
 pub fn record(address: IpAddr) -> Vec<u8> {
     json!({

@@ -3,18 +3,22 @@
 //!
 //! ```text
 //!  prepare:  table of objects ─> reconcile (pure) ─> Loopback ─> store      once, before the server is ready
-//!  follow:   own record ─> all records ─> EndpointSlice                     every ten seconds
+//!  follow:   own record ─> all records ─> EndpointSlice, Endpoints; own Lease   every ten seconds
+//!            claims of addresses and ports ─> repair                            every minute
 //! ```
 //!
 //! Everything is written as by a client who may do anything; several servers at once come to the same result.
 
 mod config_maps;
+mod identity;
 mod masters;
 mod objects;
+mod ranges;
 mod reconcile;
 
 pub use config_maps::Authentication;
 
+use crate::allocator::Leaks;
 use crate::api::Api;
 use crate::error::{ApiError, Result};
 use crate::loopback::{Loopback, Place};
@@ -35,6 +39,8 @@ const AT_ONCE: usize = 32;
 const TRIES: usize = 5;
 /// Between two looks at the servers' records.
 const PERIOD: Duration = Duration::from_secs(10);
+/// Rounds from one look for leaked addresses and ports to the next: a minute.
+const ROUNDS_PER_REPAIR: u64 = 6;
 /// How long a record lives that is not renewed, in seconds.
 const RECORD_TTL: i64 = 15;
 /// Between two tries to make what is missing.
@@ -44,6 +50,12 @@ const CONFIG_MAPS: Place<'_> =
     Place { group: "", version: "v1", plural: "configmaps", namespace: "kube-system" };
 const SERVICES: Place<'_> =
     Place { group: "", version: "v1", plural: "services", namespace: masters::NAMESPACE };
+const ENDPOINTS: Place<'_> =
+    Place { group: "", version: "v1", plural: "endpoints", namespace: masters::NAMESPACE };
+const SERVICE_CIDRS: Place<'_> =
+    Place { group: "networking.k8s.io", version: "v1", plural: "servicecidrs", namespace: "" };
+const LEASES: Place<'_> =
+    Place { group: "coordination.k8s.io", version: "v1", plural: "leases", namespace: identity::NAMESPACE };
 const SLICES: Place<'_> = Place {
     group: "discovery.k8s.io",
     version: "v1",
@@ -54,7 +66,7 @@ const SLICES: Place<'_> = Place {
 /// Makes what is missing, then keeps what must follow the live servers, until `shutdown`. `prepared` is called once
 /// everything is there.
 pub async fn run(api: Api, facts: Authentication, prepared: impl FnOnce(), shutdown: Shutdown) {
-    let bootstrap = Bootstrap { loopback: Loopback::new(api.clone()), api, facts };
+    let bootstrap = Bootstrap::new(api, facts);
     // Cancel-safe: each write is whole, and the next start makes the rest.
     tokio::select! {
         () = shutdown.requested() => return,
@@ -68,9 +80,17 @@ struct Bootstrap {
     api: Api,
     loopback: Loopback,
     facts: Authentication,
+    host: String,
+    /// Tells this life of the server from the next.
+    process: String,
 }
 
 impl Bootstrap {
+    fn new(api: Api, facts: Authentication) -> Bootstrap {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        Bootstrap { loopback: Loopback::new(api.clone()), process: api.new_id(), api, facts, host }
+    }
+
     /// Makes everything, and tries again until it is there.
     async fn prepare(&self) {
         while let Err(error) = self.make_all().await {
@@ -85,8 +105,15 @@ impl Bootstrap {
         self.make(namespaces).await?;
         self.make(others).await?;
         self.config_maps().await?;
+        self.followed().await
+    }
+
+    /// What follows the live servers.
+    async fn followed(&self) -> Result<()> {
+        self.service_cidr().await?;
         self.service().await?;
-        self.servers().await
+        self.servers().await?;
+        self.identity().await
     }
 
     async fn make(&self, objects: Vec<Value>) -> Result<()> {
@@ -169,7 +196,11 @@ impl Bootstrap {
 
     /// Keeps what follows the live servers.
     async fn follow(&self, shutdown: Shutdown) {
-        loop {
+        let mut leaks = Leaks::new();
+        for round in 0u64.. {
+            if round.is_multiple_of(ROUNDS_PER_REPAIR) {
+                self.api.repair_allocations(&mut leaks).await;
+            }
             // Cancel-safe: waiting only.
             tokio::select! {
                 () = shutdown.requested() => break,
@@ -187,8 +218,41 @@ impl Bootstrap {
     async fn round(&self) -> Result<()> {
         self.make(objects::namespaces()).await?;
         self.config_maps().await?;
-        self.service().await?;
-        self.servers().await
+        self.followed().await
+    }
+
+    async fn service_cidr(&self) -> Result<()> {
+        let wanted = ranges::service_cidr(&self.api.settings().service_ranges);
+        self.keep(SERVICE_CIDRS, "servicecidrs", &wanted, |_, _| None).await?;
+        let live = self.loopback.get(SERVICE_CIDRS, ranges::NAME).await?;
+        match live.and_then(|live| ranges::made_ready(&live, self.api.now())) {
+            Some(next) => match self.loopback.update_part(SERVICE_CIDRS, "status", next).await {
+                Ok(_) | Err(ApiError::Conflict { .. }) => Ok(()),
+                Err(error) => Err(error),
+            },
+            None => Ok(()),
+        }
+    }
+
+    /// Renews the own Lease, and clears away those of servers that are gone for long.
+    async fn identity(&self) -> Result<()> {
+        let now = self.api.now();
+        let name = identity::name(&self.host, &self.api.settings().advertised);
+        let wanted = identity::lease(&name, &self.host, &self.process, now);
+        let period = jiff::SignedDuration::try_from(PERIOD).unwrap_or_default();
+        let renewed = |wanted: &Value, live: &Value| identity::renewed(wanted, live, now, period);
+        self.keep(LEASES, "leases", &wanted, renewed).await?;
+        for lease in self.api.view().list("leases", identity::NAMESPACE) {
+            let label = &lease["metadata"]["labels"][identity::LABEL];
+            if label == identity::KIND && identity::is_expired(&lease, now) {
+                let text = |field: &str| lease["metadata"][field].as_str().unwrap_or_default();
+                match self.loopback.delete_one(LEASES, text("name"), text("uid")).await {
+                    Ok(()) | Err(ApiError::NotFound(_) | ApiError::Conflict { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn service(&self) -> Result<()> {
@@ -211,6 +275,8 @@ impl Bootstrap {
     }
 
     async fn publish(&self, addresses: &BTreeSet<IpAddr>, port: u16) -> Result<()> {
+        let endpoints = masters::endpoints(addresses, port);
+        self.keep(ENDPOINTS, "services/endpoints", &endpoints, masters::endpoints_update).await?;
         self.keep(SLICES, "endpointslices", &masters::slice(addresses, port), masters::slice_update).await
     }
 

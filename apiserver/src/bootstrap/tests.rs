@@ -19,12 +19,13 @@ async fn bootstrap(storage: Arc<dyn Storage>, advertised: &str, shutdown: &Shutd
         metrics: prometheus::Registry::new(),
         kubelets: crate::Kubelets::none(),
         audit: crate::Audit::default(),
+        bootstrap_tokens: true,
     };
     let api = Api::open(storage, settings, None).await.unwrap();
     let (world, shutdown) = (api.world().clone(), shutdown.clone());
     tokio::spawn(async move { world.feed(shutdown).await });
     let facts = Authentication { client_ca: Some("the CA".into()), requestheader_ca: None };
-    Bootstrap { loopback: Loopback::new(api.clone()), api, facts }
+    Bootstrap::new(api, facts)
 }
 
 /// Metadata that is the server's own, and what the recordings leave out.

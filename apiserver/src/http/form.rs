@@ -62,10 +62,15 @@ fn yaml(value: &Value) -> Vec<u8> {
 
 /// The answer to a refused request.
 pub(crate) fn error(error: &ApiError, headers: &HeaderMap) -> Response<Body> {
+    if matches!(error, ApiError::NoSuchPage) {
+        return respond(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", full(format!("{error}\n")));
+    }
     let encoding = negotiate::form(headers).map_or(Encoding::Json, |form| form.encoding);
     let (code, _) = error.code();
     let mut response = tree(code, &error.status(), encoding, facts::kind("v1", "Status"));
-    if let ApiError::TooManyRequests { retry_after_seconds, .. } = error {
+    if let ApiError::TooManyRequests { retry_after_seconds, .. } = error
+        && *retry_after_seconds > 0
+    {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(*retry_after_seconds));
     }
     if matches!(error, ApiError::Unauthorized) {

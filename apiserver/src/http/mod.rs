@@ -35,7 +35,7 @@ use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::upgrade::OnUpgrade;
 use minik_apimachinery::time;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -95,6 +95,8 @@ struct Told {
     uri: String,
     info: RequestInfo,
     user: UserInfo,
+    /// For whom it was answered, when that is somebody else.
+    acting: Option<UserInfo>,
     agent: String,
     source: Option<SocketAddr>,
     began: jiff::Timestamp,
@@ -127,6 +129,7 @@ impl Api {
             uri: parts.uri.path_and_query().map_or_else(|| path.to_owned(), ToString::to_string),
             info,
             user: UserInfo::anonymous(),
+            acting: None,
             agent: text(&parts.headers, header::USER_AGENT),
             source,
             began: self.now(),
@@ -148,6 +151,9 @@ impl Api {
                 form::error(&error, &parts.headers)
             }
         };
+        if told.info.verb != Verb::Watch && told.method == Method::GET && body::takes_gzip(&parts.headers) {
+            response = body::zipped(response).await;
+        }
         form::warn(&mut response, &told.warnings.take());
         if let Ok(id) = HeaderValue::from_str(&told.id) {
             response.headers_mut().insert("audit-id", id);
@@ -188,6 +194,7 @@ impl Api {
         // The audit line tells who really asked.
         told.user = user.clone();
         let user = impersonate::effective(&user, &headers, |attributes| self.authorize(attributes))?;
+        told.acting = Some(user.clone()).filter(|acting| *acting != told.user);
         self.authorize(&Attributes::of(&user, &told.info))?;
         if let Some(target) = self.handed_on(&told.info)? {
             let late = |_| ApiError::BadRequest("the body did not come in time".into());
@@ -226,7 +233,7 @@ impl Api {
             Ok(Err(_)) | Err(_) => {
                 self.inner().metrics.refused(429);
                 let message = "Too many requests, please try again later.".into();
-                Err(ApiError::TooManyRequests { message, retry_after_seconds: 1 })
+                Err(ApiError::TooManyRequests { message, retry_after_seconds: 1, cause: None })
             }
         }
     }
@@ -234,7 +241,10 @@ impl Api {
     /// What a request is about; `None` for a path that is no resource.
     fn target_of<'a>(&'a self, info: &'a RequestInfo) -> Result<Option<Target<'a>>> {
         let Some(path) = &info.resource else { return Ok(None) };
-        let served = self.served_at(path).ok_or(ApiError::NoSuchPath)?;
+        let Some(served) = self.served_at(path) else {
+            let known = self.has_version(&path.group, &path.version);
+            return Err(if known { ApiError::NoSuchPath } else { ApiError::NoSuchPage });
+        };
         if !path.subresource.is_empty() && !served.has_subresource(&path.subresource) {
             return Err(ApiError::NoSuchPath);
         }
@@ -267,6 +277,9 @@ impl Api {
 
     /// Sends an authorized request to its verb.
     async fn dispatch(&self, asked: &Asked) -> Result<Response<Body>> {
+        if asked.info.resource.as_ref().is_some_and(|path| path.is_bindings()) {
+            return self.answer_binding(asked).await;
+        }
         let Some(target) = self.target_of(&asked.info)? else { return self.path(asked).await };
         let answer = self.verb(asked, target).await;
         let told = target.served.resource.deprecated;
@@ -326,7 +339,8 @@ impl Api {
             id: &told.id,
             verb: info.verb.name(),
             uri: &told.uri,
-            user: json!({"username": told.user.name, "uid": told.user.uid, "groups": told.user.groups}),
+            user: review::user_tree(&told.user),
+            impersonated: told.acting.as_ref().map(review::user_tree),
             source: told.source.map(|address| address.ip().to_string()),
             user_agent: &told.agent,
             object: info.resource.as_ref().map(object_reference),

@@ -4,7 +4,7 @@ use super::body::streamed;
 use super::form::respond;
 use super::{Asked, Body, full};
 use crate::api::Api;
-use crate::authn::MASTERS;
+use crate::authn::{MASTERS, jwks};
 use crate::error::{ApiError, Result};
 use crate::world::store_error;
 use crate::{discovery, negotiate, openapi};
@@ -20,6 +20,22 @@ const TEXT: &str = "text/plain; charset=utf-8";
 /// How long the store may take to answer a health check, as upstream has it.
 const STORE_WITHIN: Duration = Duration::from_secs(2);
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+/// Paths that are no resources, without those of groups.
+const PATHS: [&str; 12] = [
+    "/.well-known/openid-configuration",
+    "/api",
+    "/api/v1",
+    "/apis",
+    "/healthz",
+    "/livez",
+    "/metrics",
+    "/openapi/v2",
+    "/openapi/v3",
+    "/openid/v1/jwks",
+    "/readyz",
+    "/version",
+];
 
 impl Api {
     /// What everybody may ask: whether the server is well, and which it is.
@@ -45,7 +61,10 @@ impl Api {
         let verbose = query.is_some_and(|query| query.split('&').any(|part| part.starts_with("verbose")));
         let mut checks = vec![("ping", true)];
         if probe != "livez" {
-            checks.extend([("etcd", self.store_answers().await), ("informer-sync", true)]);
+            checks.extend([
+                ("etcd", self.store_answers().await),
+                ("informer-sync", self.world().is_following()),
+            ]);
             checks.push(("poststarthook/rbac/bootstrap-roles", self.is_prepared()));
         }
         if probe == "readyz" {
@@ -84,8 +103,13 @@ impl Api {
     pub(super) async fn path(&self, asked: &Asked) -> Result<Response<Body>> {
         let info = &asked.info;
         let path = info.path.trim_end_matches('/');
+        let parts: Vec<&str> = path.split('/').skip(1).collect();
         if !matches!(info.method.as_str(), "GET" | "HEAD") {
-            return Err(ApiError::MethodNotAllowed);
+            let known = PATHS.contains(&path) || self.is_version(&parts);
+            return Err(if known { ApiError::MethodNotAllowed } else { ApiError::NoSuchPage });
+        }
+        if let Some(answer) = self.issuer(path) {
+            return Ok(answer);
         }
         if path == "/metrics" {
             return Ok(self.metrics_text());
@@ -96,14 +120,13 @@ impl Api {
         if path.starts_with("/openapi") {
             let query = query_text(asked);
             let answer =
-                openapi::answer(path, query.as_deref(), &asked.headers).ok_or(ApiError::NoSuchPath)?;
+                openapi::answer(path, query.as_deref(), &asked.headers).ok_or(ApiError::NoSuchPage)?;
             return Ok(answer.map(full));
         }
         if matches!(path, "/api" | "/apis") && negotiate::wants_aggregated_discovery(&asked.headers) {
             let document = discovery::aggregated(path == "/api");
             return Ok(respond(StatusCode::OK, AGGREGATED, full(document.to_string())));
         }
-        let parts: Vec<&str> = path.split('/').skip(1).collect();
         let document = match parts[..] {
             [""] | [] => Some(root()),
             ["api"] => Some(discovery::core_versions(&self.settings().advertised)),
@@ -113,8 +136,40 @@ impl Api {
             ["apis", group, version] => discovery::resource_list(group, version),
             _ => None,
         };
-        let document = document.ok_or(ApiError::NoSuchPath)?;
+        // Below a version that is served something else was looked for.
+        let nothing = if self.is_version(&parts) { ApiError::NoSuchPath } else { ApiError::NoSuchPage };
+        let document = document.ok_or(nothing)?;
         Ok(respond(StatusCode::OK, JSON, full(document.to_string())))
+    }
+
+    /// Whether a path is below a version that is served.
+    fn is_version(&self, parts: &[&str]) -> bool {
+        match parts {
+            ["api", version, ..] => self.has_version("", version),
+            ["apis", group, version, ..] => self.has_version(group, version),
+            _ => false,
+        }
+    }
+
+    /// Whether a version of a group is served.
+    pub(super) fn has_version(&self, group: &str, version: &str) -> bool {
+        let fits =
+            |served: &crate::served::Served| served.resource.group == group && served.version == version;
+        self.inner().served.iter().any(fits)
+    }
+
+    /// Who issues tokens, and by which keys they are believed.
+    fn issuer(&self, path: &str) -> Option<Response<Body>> {
+        let tokens = self.inner().tokens.as_ref().filter(|tokens| !tokens.public().is_empty())?;
+        let (kind, document) = match path {
+            "/openid/v1/jwks" => ("application/jwk-set+json", json!({"keys": tokens.public()})),
+            "/.well-known/openid-configuration" => {
+                let advertised = &self.settings().advertised;
+                (JSON, jwks::configuration(tokens.issuer(), advertised, tokens.public()))
+            }
+            _ => return None,
+        };
+        Some(respond(StatusCode::OK, kind, full(document.to_string())))
     }
 
     fn metrics_text(&self) -> Response<Body> {
@@ -145,20 +200,7 @@ fn query_text(asked: &Asked) -> Option<String> {
 }
 
 fn root() -> Value {
-    let mut paths: Vec<String> = [
-        "/api",
-        "/api/v1",
-        "/apis",
-        "/healthz",
-        "/livez",
-        "/metrics",
-        "/openapi/v2",
-        "/openapi/v3",
-        "/readyz",
-        "/version",
-    ]
-    .map(str::to_owned)
-    .into();
+    let mut paths: Vec<String> = PATHS.map(str::to_owned).into();
     for group in discovery::groups() {
         paths.push(format!("/apis/{group}"));
         paths.extend(discovery::versions(group).iter().map(|version| format!("/apis/{group}/{version}")));

@@ -56,14 +56,11 @@ impl Api {
     fn token_review(&self, review: &Value) -> Value {
         let token = review["spec"]["token"].as_str().unwrap_or_default();
         let audiences: Vec<String> = strings(&review["spec"]["audiences"]);
-        let Some(tokens) = &self.inner().tokens else {
-            return json!({"user": {}, "error": "this server believes no tokens"});
-        };
-        match tokens.user(token, &audiences, self.now()) {
+        match self.inner().authn.by_token(token, &audiences, self.now()) {
             Ok((user, audiences)) => {
                 json!({"authenticated": true, "user": user_tree(&user), "audiences": audiences})
             }
-            Err(error) => json!({"user": {}, "error": error.to_string()}),
+            Err(error) => json!({"user": {}, "error": error}),
         }
     }
 
@@ -171,7 +168,7 @@ fn strings(list: &Value) -> Vec<String> {
     list.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
-fn user_tree(user: &UserInfo) -> Value {
+pub(super) fn user_tree(user: &UserInfo) -> Value {
     let mut tree = Map::new();
     tree.insert("username".into(), user.name.as_str().into());
     if !user.uid.is_empty() {

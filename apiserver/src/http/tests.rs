@@ -5,6 +5,7 @@ use crate::authn::MASTERS;
 use http_body_util::Full;
 use minik_component::{SeededChance, Shutdown, SystemClock};
 use minik_storage::{Memory, Storage};
+use serde_json::json;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
 
@@ -52,6 +53,7 @@ impl Server {
             metrics: prometheus::Registry::new(),
             kubelets: crate::Kubelets::none(),
             audit: crate::Audit::default(),
+            bootstrap_tokens: true,
         };
         let storage: Arc<dyn Storage> = Arc::new(Memory::new());
         let api = Api::open(storage, settings, None).await.unwrap();
@@ -154,8 +156,6 @@ async fn bad_requests_are_refused_as_stock_does() {
             (&patch, &[("content-type", "application/apply-patch+yaml")], "{}", 422, "Invalid"),
             ("GET /api/v1/namespaces/n/configmaps/none", &[], "", 404, "NotFound"),
             ("GET /api/v1/nothings", &[], "", 404, "NotFound"),
-            ("GET /api/v7/pods", &[], "", 404, "NotFound"),
-            ("GET /nothing", &[], "", 404, "NotFound"),
             (
                 "POST /api/v1/namespaces/none/configmaps",
                 &[],
@@ -175,11 +175,60 @@ async fn bad_requests_are_refused_as_stock_does() {
     )
     .await;
     assert_eq!(server.json("GET /api/v1/namespaces/n/configmaps/a", "").await.0, 200, "it goes on");
+    for nothing in
+        ["GET /nothing", "POST /nothing", "GET /api/v7/pods", "GET /apis/none.example.com/v1/things"]
+    {
+        let response = server.send(nothing, &[], "").await;
+        let kind = response.headers()["content-type"].to_str().unwrap().to_owned();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(
+            (kind.as_str(), &body[..]),
+            ("text/plain; charset=utf-8", &b"404 page not found\n"[..]),
+            "{nothing}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_large_answer_is_packed_when_asked_for() {
+    let server = Server::start().await;
+    let long = "x".repeat(200 << 10);
+    let object = json!({"metadata": {"name": "a"}, "data": {"k": long}}).to_string();
+    assert_eq!(server.json(&format!("POST {MAPS}"), &object).await.0, 201);
+    server.config_map("b", "small").await;
+    let encoding = async |path: &str, asked: &str| {
+        let response = server.send(&format!("GET {MAPS}/{path}"), &[("accept-encoding", asked)], "").await;
+        let encoding = response.headers().get("content-encoding").map(|one| one.to_str().unwrap().to_owned());
+        (encoding, response.into_body().collect().await.unwrap().to_bytes())
+    };
+    let (plain, whole) = encoding("a", "identity").await;
+    let (packed, bytes) = encoding("a", "deflate, gzip").await;
+    assert_eq!((plain, packed.as_deref()), (None, Some("gzip")));
+    let mut unpacked = Vec::new();
+    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&bytes[..]), &mut unpacked).unwrap();
+    assert_eq!(unpacked, whole);
+    assert_eq!(encoding("b", "gzip").await.0, None);
+}
+
+#[tokio::test]
+async fn a_binding_binds_wherever_it_is_sent() {
+    let server = Server::start().await;
+    let account = r#"{"metadata": {"name": "default"}}"#;
+    assert_eq!(server.json("POST /api/v1/namespaces/n/serviceaccounts", account).await.0, 201);
+    let pod = r#"{"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}}"#;
+    assert_eq!(server.json("POST /api/v1/namespaces/n/pods", pod).await.0, 201);
+    let binding = r#"{"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "a"}}"#;
+    let (code, answer) = server.json("POST /api/v1/namespaces/n/bindings", binding).await;
+    assert_eq!((code, &answer["status"]), (201, &"Success".into()), "{answer}");
+    assert_eq!(server.json("GET /api/v1/namespaces/n/pods/p", "").await.1["spec"]["nodeName"], "a");
+    assert_eq!(server.json("POST /api/v1/namespaces/n/bindings", binding).await.0, 409);
+    assert_eq!(server.json("GET /api/v1/namespaces/n/bindings", "").await.0, 405);
 }
 
 #[tokio::test]
 async fn strangers_see_health_and_version() {
     let server = Server::start().await;
+    server.api.world().fresh().await.unwrap();
     let nobody = Peer::default();
     let as_nobody = async |request: &str, headers: &[(&str, &str)]| {
         read(server.send_as(&nobody, request, headers, "").await).await

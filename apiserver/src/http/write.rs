@@ -6,6 +6,7 @@ use crate::api::Api;
 use crate::body::{self, Expected, FieldValidation};
 use crate::error::{ApiError, Result};
 use crate::negotiate::{Encoding, PatchType, body_encoding, patch_type};
+use crate::request::Verb;
 use crate::verbs::{
     DeleteOptions, Deleted, Input, ListOptions, Made, Preconditions, Propagation, Target, WriteOptions,
     Written,
@@ -68,6 +69,21 @@ impl Api {
         }
         let written = self.create(target, input, &options).await?;
         self.written(asked, &target, &written)
+    }
+
+    /// `bindings`: the Pod's name is the binding's.
+    pub(super) async fn answer_binding(&self, asked: &Asked) -> Result<Response<Body>> {
+        if asked.info.verb != Verb::Create {
+            return Err(ApiError::MethodNotAllowed);
+        }
+        let served = self.served("", "v1", "pods").ok_or(ApiError::NoSuchPath)?;
+        let path = asked.info.resource.as_ref().ok_or(ApiError::NoSuchPath)?;
+        let expected = Expected::of("v1", "Binding")?;
+        let binding = body::read(&asked.body, body_encoding(&asked.headers)?, expected)?.value;
+        let name = binding.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+        let target = Target { served, namespace: &path.namespace, name, subresource: "binding" };
+        let options = self.write_options(asked, "CreateOptions")?;
+        self.create_below(asked, target, &options).await
     }
 
     /// What is sent to a subresource that takes a kind of its own.

@@ -3,6 +3,7 @@
 use super::create::{drop_duplicate_owners, name_mismatch};
 use super::{Input, Step, Target, WriteOptions, Written};
 use crate::admission::Operation;
+use crate::allocator::{Allocation, Owner, SERVICES};
 use crate::api::Api;
 use crate::body;
 use crate::error::{ApiError, Result};
@@ -11,7 +12,7 @@ use crate::wire;
 use crate::world::store_error;
 use minik_apimachinery::defaults;
 use minik_apimachinery::field::{ErrorList, FieldError, Path};
-use minik_registry::{DeleteStyle, Part};
+use minik_registry::{DeleteStyle, Held, Part};
 use minik_storage::{Expect, Record, StorageError};
 use serde_json::Value;
 
@@ -91,7 +92,7 @@ impl Api {
     ) -> Result<Written> {
         self.world().caught_up().await?;
         let part = Part::of_subresource(target.subresource).ok_or(ApiError::MethodNotAllowed)?;
-        for _ in 0..TRIES {
+        for attempt in 0..TRIES {
             let record = match self.stored(&target).await {
                 Ok(record) => record,
                 Err(ApiError::NotFound(_)) if creates => {
@@ -100,7 +101,7 @@ impl Api {
                 Err(error) => return Err(error),
             };
             let step = Step::new(target, options);
-            if let Some(written) = self.try_change(&step, part, record, make).await? {
+            if let Some(written) = self.try_change(&step, part, (record, attempt), make).await? {
                 return Ok(written);
             }
         }
@@ -143,7 +144,7 @@ impl Api {
         &self,
         step: &Step<'_>,
         part: Part,
-        record: Record,
+        (record, attempt): (Record, usize),
         make: &mut (dyn FnMut(Option<&Value>) -> Result<Made> + Send),
     ) -> Result<Option<Written>> {
         let (served, target) = (step.target.served, step.target);
@@ -172,10 +173,8 @@ impl Api {
         self.admission().admit(&attributes, &mut object)?;
         drop_duplicate_owners(step, &mut object);
         check_revision(step, &mut object, &old, replaced)?;
-        let Some(value) = self.finish_change(step, part, object, &old)? else {
-            return Ok(None);
-        };
-        self.store_change(step, record, value).await
+        let changed = self.finish_change(step, part, object, &old, attempt)?;
+        self.store_change(step, record, changed).await
     }
 
     /// Prepares and checks the changed tree; gives the tree to store.
@@ -185,9 +184,10 @@ impl Api {
         part: Part,
         mut object: Value,
         old: &Value,
-    ) -> Result<Option<Changed>> {
+        attempt: usize,
+    ) -> Result<Changed> {
         let (target, strategy, cx) = (step.target, step.target.served.strategy, step.context());
-        let mut allocation = self.allocators().begin(step.options.dry_run);
+        let mut allocation = self.allocators().begin(step.options.dry_run, attempt);
         if part == Part::Main {
             strategy
                 .allocate(&mut object, Some(old), &mut allocation)
@@ -206,7 +206,8 @@ impl Api {
         self.admission().validate(&attributes, &object)?;
         crate::owners::keep_times_if_unchanged(&mut object, old);
         let ends = ends_here(step, &object);
-        Ok(Some(Changed { value: wire::encode(&object), ends, allocation }))
+        let held = holds(step, old).map(|before| (before, holds(step, &object).unwrap_or_default()));
+        Ok(Changed { value: wire::encode(&object), ends, allocation, held })
     }
 
     async fn store_change(
@@ -224,6 +225,10 @@ impl Api {
         }
         let key = self.key(&step.target)?;
         let storage = self.world().storage();
+        let owner = Owner { namespace: step.target.namespace, name: step.target.name };
+        if !self.claim(&changed.allocation, owner).await? {
+            return Ok(None);
+        }
         let stored = if changed.ends {
             storage.delete(&key, record.revision).await
         } else {
@@ -233,10 +238,19 @@ impl Api {
         };
         let revision = match stored {
             Ok(revision) => revision,
-            Err(StorageError::Conflict(_)) => return Ok(None),
-            Err(error) => return Err(store_error(&error)),
+            Err(error) => {
+                self.unclaim(&changed.allocation, owner, &error).await;
+                return match error {
+                    StorageError::Conflict(_) => Ok(None),
+                    error => Err(store_error(&error)),
+                };
+            }
         };
         self.world().wrote(revision);
+        if let Some((before, now)) = &changed.held {
+            let now = if changed.ends { &Held::default() } else { now };
+            self.release(owner, before, now).await;
+        }
         if changed.allocation.gave() {
             self.world().reach(revision).await?;
         }
@@ -249,7 +263,15 @@ struct Changed {
     value: bytes::Bytes,
     /// It goes with this change: it was to be deleted, and nothing holds it any more.
     ends: bool,
-    allocation: crate::allocator::Allocation,
+    allocation: Allocation,
+    /// What a Service held before, and holds now.
+    held: Option<(Held, Held)>,
+}
+
+/// What a Service holds of addresses and ports.
+pub(super) fn holds(step: &Step<'_>, object: &Value) -> Option<Held> {
+    let is_service = step.target.served.folder() == Some(SERVICES);
+    is_service.then(|| minik_registry::held_by_service(object))
 }
 
 /// Compares the revision and uid that the writer knows with what is stored.

@@ -2,6 +2,7 @@
 
 use super::{Input, Step, Target, WriteOptions, Written};
 use crate::admission::Operation;
+use crate::allocator::Owner;
 use crate::api::Api;
 use crate::body;
 use crate::error::{ApiError, Result};
@@ -21,6 +22,8 @@ const ADDED: usize = 5;
 const PREFIX: usize = 63 - ADDED;
 /// Tries to find a free generated name.
 const TRIES: usize = 8;
+/// Tries to claim an address or port before other servers do.
+const CLAIMS: usize = 200;
 
 /// A name from a prefix.
 pub fn generate_name(prefix: &str, chance: &dyn Chance) -> String {
@@ -71,24 +74,34 @@ impl Api {
         let versioned = !matches!(object.meta("resourceVersion"), "" | "0");
         fill_metadata(&mut object, step, self.chance());
         let generated = asked.is_empty();
-        for attempt in 1.. {
+        let (mut names, mut lost) = (0, 0);
+        loop {
             if generated {
                 let name = generate_name(object.meta("generateName"), self.chance());
                 object.set_meta("name", &name);
             }
-            match self.try_create(step, object.clone(), versioned).await {
-                Err(ApiError::AlreadyExists(_)) if generated && attempt < TRIES => {}
-                result => return result,
+            match self.try_create(step, object.clone(), versioned, lost).await {
+                Err(ApiError::AlreadyExists(_)) if generated && names + 1 < TRIES => names += 1,
+                Ok(None) if lost < CLAIMS => lost += 1,
+                Ok(None) => return Err(step.target.conflict(super::change::MODIFIED)),
+                Ok(Some(written)) => return Ok(written),
+                Err(error) => return Err(error),
             }
         }
-        unreachable!("the last try returns")
     }
 
-    async fn try_create(&self, step: &Step<'_>, mut object: Value, versioned: bool) -> Result<Written> {
+    /// One try; `None` when what it was given turned out to be another's. `lost` counts such tries.
+    async fn try_create(
+        &self,
+        step: &Step<'_>,
+        mut object: Value,
+        versioned: bool,
+        lost: usize,
+    ) -> Result<Option<Written>> {
         let (served, cx) = (step.target.served, step.context());
         let strategy = served.strategy;
         let name = object.meta("name").to_owned();
-        let mut allocation = self.allocators().begin(step.options.dry_run);
+        let mut allocation = self.allocators().begin(step.options.dry_run, lost);
         strategy
             .allocate(&mut object, None, &mut allocation)
             .map_err(|error| step.strategy_error(&name, error))?;
@@ -103,7 +116,7 @@ impl Api {
         let value = wire::encode(&object);
         if step.options.dry_run {
             self.dry_create(step, &name).await?;
-            return Ok(Written { value, revision: None, created: true });
+            return Ok(Some(Written { value, revision: None, created: true }));
         }
         if versioned {
             return Err(ApiError::Failed(
@@ -112,17 +125,27 @@ impl Api {
         }
         let key = self.key(&Target { name: &name, ..step.target })?;
         let expires = served.resource.has_ttl.then(|| step.options.now.as_second() + self.event_ttl());
+        let owner = Owner { namespace: step.target.namespace, name: &name };
+        if !self.claim(&allocation, owner).await? {
+            return Ok(None);
+        }
         let stored = self.world().storage().put(&key, value.clone(), Expect::Absent, expires).await;
-        let revision = stored.map_err(|error| match error {
-            StorageError::Conflict(_) => ApiError::AlreadyExists(served.named(&name)),
-            error => store_error(&error),
-        })?;
+        let revision = match stored {
+            Ok(revision) => revision,
+            Err(error) => {
+                self.unclaim(&allocation, owner, &error).await;
+                return Err(match error {
+                    StorageError::Conflict(_) => ApiError::AlreadyExists(served.named(&name)),
+                    error => store_error(&error),
+                });
+            }
+        };
         self.world().wrote(revision);
         if allocation.gave() {
             // What was given is remembered by the caches from here on.
             self.world().reach(revision).await?;
         }
-        Ok(Written { value, revision: Some(revision), created: true })
+        Ok(Some(Written { value, revision: Some(revision), created: true }))
     }
 
     /// What is only tried is refused as well when the name is taken.
@@ -145,7 +168,7 @@ impl Api {
             return error;
         }
         fill_metadata(&mut object, step, self.chance());
-        let mut allocation = self.allocators().begin(true);
+        let mut allocation = self.allocators().begin(true, 0);
         if let Err(error) = step.target.served.strategy.allocate(&mut object, None, &mut allocation) {
             return step.strategy_error("", error);
         }

@@ -3,6 +3,7 @@
 
 use super::{Step, Target, WriteOptions};
 use crate::admission::Operation;
+use crate::allocator::Owner;
 use crate::api::Api;
 use crate::error::{ApiError, Result};
 use crate::object::Object;
@@ -11,7 +12,7 @@ use crate::world::store_error;
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use minik_apimachinery::time;
-use minik_registry::{DeleteStyle, Resource};
+use minik_registry::{DeleteStyle, Held, Resource};
 use minik_storage::{Expect, Record, Revision, StorageError};
 use serde_json::{Value, json};
 
@@ -133,7 +134,7 @@ impl Api {
             let old = wire::tree(&record.value, Some(record.revision))?;
             self.admission()
                 .validate(&step.attributes(self, Operation::Delete, target.name, Some(&old)), &Value::Null)?;
-            check_preconditions(&target, how, &old)?;
+            check_preconditions(&target, &how.preconditions, &old)?;
             let plan = plan(&target, how, &old, options.now);
             if let Some(deleted) = self.carry_out(&step, record, &old, plan).await? {
                 return Ok(deleted);
@@ -174,6 +175,10 @@ impl Api {
         match result {
             Ok(revision) => {
                 self.world().wrote(revision);
+                if let Some(held) = super::change::holds(step, old).filter(|_| gone) {
+                    let owner = Owner { namespace: step.target.namespace, name: step.target.name };
+                    self.release(owner, &held, &Held::default()).await;
+                }
                 deleted(value, revision, gone)
             }
             // Somebody was faster: look again.
@@ -184,8 +189,8 @@ impl Api {
     }
 }
 
-fn check_preconditions(target: &Target<'_>, how: &DeleteOptions, old: &Value) -> Result<()> {
-    if let Some(uid) = how.preconditions.uid.as_deref()
+pub(super) fn check_preconditions(target: &Target<'_>, demanded: &Preconditions, old: &Value) -> Result<()> {
+    if let Some(uid) = demanded.uid.as_deref()
         && uid != old.meta("uid")
     {
         return Err(target.conflict(format!(
@@ -193,7 +198,7 @@ fn check_preconditions(target: &Target<'_>, how: &DeleteOptions, old: &Value) ->
             old.meta("uid")
         )));
     }
-    if let Some(version) = how.preconditions.resource_version.as_deref()
+    if let Some(version) = demanded.resource_version.as_deref()
         && version != old.meta("resourceVersion")
     {
         return Err(target.conflict(format!(

@@ -8,6 +8,7 @@ pub(crate) use change::Made;
 pub(crate) use create::generate_name;
 mod create;
 mod delete;
+mod evict;
 mod pods;
 mod read;
 mod scale;

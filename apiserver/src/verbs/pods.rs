@@ -1,7 +1,6 @@
-//! What is sent to a Pod's own subresources: its binding to a node, its eviction.
+//! A Pod's binding to a node.
 
-use super::change::Made;
-use super::{DeleteOptions, Input, Preconditions, Step, Target, WriteOptions};
+use super::{Step, Target, WriteOptions};
 use crate::admission::Operation;
 use crate::api::Api;
 use crate::error::{ApiError, Result};
@@ -48,59 +47,6 @@ impl Api {
             }
         }
         Err(target.conflict(super::change::MODIFIED))
-    }
-
-    /// Evicts a Pod: marks it as disrupted, then deletes it.
-    ///
-    /// # Errors
-    /// What forbids its deletion.
-    pub async fn evict(&self, target: Target<'_>, eviction: &Value, options: &WriteOptions) -> Result<()> {
-        let how = self.eviction_options(eviction)?;
-        let mut options = options.clone();
-        if eviction.pointer("/deleteOptions/dryRun/0").is_some() {
-            options.dry_run = true;
-        }
-        let step = Step::new(target, &options);
-        let mut admitted = eviction.clone();
-        let attributes = step.attributes(self, Operation::Create, target.name, None);
-        self.admission().admit(&attributes, &mut admitted)?;
-        self.admission().validate(&attributes, &admitted)?;
-        let record = self.stored(&target).await?;
-        let pod = wire::tree(&record.value, Some(record.revision))?;
-        let phase = pod.pointer("/status/phase").and_then(Value::as_str).unwrap_or_default();
-        let ended = matches!(phase, "Succeeded" | "Failed" | "Pending") || pod.is_terminating();
-        let plain = Target { subresource: "", ..target };
-        if !ended && !options.dry_run {
-            self.mark_disrupted(Target { subresource: "status", ..target }, &options).await?;
-        }
-        self.delete(plain, &how, &options).await.map(drop)
-    }
-
-    fn eviction_options(&self, eviction: &Value) -> Result<DeleteOptions> {
-        let options = &eviction["deleteOptions"];
-        let text = |pointer: &str| options.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-        Ok(DeleteOptions {
-            grace: options["gracePeriodSeconds"].as_i64(),
-            preconditions: Preconditions {
-                uid: text("/preconditions/uid"),
-                resource_version: text("/preconditions/resourceVersion"),
-            },
-            propagation: super::Propagation::parse(&text("/propagationPolicy").unwrap_or_default())?,
-            orphan_dependents: options["orphanDependents"].as_bool(),
-        })
-    }
-
-    async fn mark_disrupted(&self, target: Target<'_>, options: &WriteOptions) -> Result<()> {
-        let now = time::seconds(options.now);
-        let mut make = |live: Option<&Value>| {
-            let mut object = live.cloned().unwrap_or_default();
-            let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
-                "message": "Eviction API: evicting", "lastTransitionTime": now});
-            set_condition(&mut object, condition);
-            object.set_meta("resourceVersion", "");
-            Ok(Made::Changed(Input { object, findings: Vec::new() }))
-        };
-        self.change(target, options, false, &mut make).await.map(drop)
     }
 }
 
@@ -158,18 +104,18 @@ fn assign(target: &Target<'_>, pod: &mut Value, binding: &Value, now: &str) -> R
             own.extend(more.iter().map(|(key, value)| (key.clone(), value.clone())));
         }
     }
-    let condition =
+    let mut condition =
         json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now});
+    if let Some(generation) = pod.pointer("/metadata/generation") {
+        condition["observedGeneration"] = generation.clone();
+    }
     set_condition(pod, condition);
     Ok(())
 }
 
 /// Adds or replaces the condition of a type; its transition time stays when its status does.
-fn set_condition(pod: &mut Value, mut condition: Value) {
-    if let Some(generation) = pod.pointer("/metadata/generation").cloned() {
-        condition["observedGeneration"] = generation;
-    }
-    let status = pod.as_object_mut().map(|pod| pod.entry("status").or_insert_with(|| json!({})));
+pub(super) fn set_condition(object: &mut Value, mut condition: Value) {
+    let status = object.as_object_mut().map(|object| object.entry("status").or_insert_with(|| json!({})));
     let Some(status) = status.and_then(Value::as_object_mut) else { return };
     let conditions = status.entry("conditions").or_insert_with(|| json!([]));
     let Some(conditions) = conditions.as_array_mut() else { return };

@@ -20,6 +20,8 @@ async fn a_request_is_told_without_secrets() {
     let secret = json!({"metadata": {"name": "s"}, "stringData": {"k": "hidden"}});
     client.must("POST", "/api/v1/namespaces/n/secrets", &secret).await;
     assert_eq!(client.send("GET", "/api/v1/namespaces/n/secrets/none", "", "").await.code, 404);
+    let acting = http::Request::get("/api/v1/namespaces/n/pods").header("impersonate-user", "jane");
+    assert_eq!(client.ask(acting.body(Default::default()).unwrap()).await.code, 403);
     client.end().await;
     let text = std::fs::read_to_string(&path).unwrap();
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -37,12 +39,18 @@ async fn a_request_is_told_without_secrets() {
             "create namespaces/null 201",
             "create configmaps/null 201",
             "create secrets/null 201",
-            "get secrets/none 404"
+            "get secrets/none 404",
+            "list pods/null 403"
         ]
     );
     assert_eq!(lines[1]["requestObject"]["data"]["k"], "v");
     assert_eq!(lines[1]["responseObject"]["metadata"]["namespace"], "n");
     assert_eq!(lines[1]["user"]["username"], "admin");
+    assert_eq!(
+        (&lines[4]["user"]["username"], &lines[4]["impersonatedUser"]["username"]),
+        (&json!("admin"), &json!("jane"))
+    );
+    assert_eq!(lines[1].get("impersonatedUser"), None);
     assert!(
         lines[1]["auditID"].is_string() && !text.contains("hidden") && !text.contains("aGlkZGVu"),
         "{text}"

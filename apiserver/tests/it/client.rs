@@ -5,7 +5,7 @@ use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, Full};
 use minik_apiserver::{Api, Audit, Body, Cidr, Kubelets, Peer, Settings};
 use minik_component::{SeededChance, Shutdown, SystemClock};
-use minik_storage::Memory;
+use minik_storage::{Memory, Storage};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,7 +56,12 @@ impl Client {
 
     /// The same, whose requests are told.
     pub async fn audited(audit: Audit) -> Client {
-        let chance = Arc::new(SeededChance::new(7));
+        Client::over(Arc::new(Memory::new()), audit, 7).await
+    }
+
+    /// A server over a store that others may share.
+    pub async fn over(storage: Arc<dyn Storage>, audit: Audit, seed: u64) -> Client {
+        let chance = Arc::new(SeededChance::new(seed));
         let settings = Settings {
             prefix: "/registry".into(),
             service_ranges: vec![Cidr::parse("10.97.0.0/16").unwrap()],
@@ -69,8 +74,9 @@ impl Client {
             metrics: prometheus::Registry::new(),
             kubelets: Kubelets::none(),
             audit,
+            bootstrap_tokens: true,
         };
-        let api = Api::open(Arc::new(Memory::new()), settings, None).await.unwrap();
+        let api = Api::open(storage, settings, None).await.unwrap();
         let shutdown = Shutdown::new();
         let feed = tokio::spawn({
             let (world, shutdown) = (api.world().clone(), shutdown.clone());

@@ -71,6 +71,7 @@ impl Sim {
             metrics: prometheus::Registry::new(),
             kubelets: Kubelets::none(),
             audit: Audit::default(),
+            bootstrap_tokens: true,
         };
         let api = Api::open(storage.clone(), settings, None).await?;
         let shutdown = Shutdown::new();

@@ -32,6 +32,11 @@ impl Policy {
     fn name(&self) -> String {
         format!("{}:{}", self.level.name(), self.version)
     }
+
+    /// The version's number behind the dot; the newest for the latest.
+    fn minor(&self) -> u32 {
+        self.version.strip_prefix("v1.").and_then(|minor| minor.parse().ok()).unwrap_or(u32::MAX)
+    }
 }
 
 impl Admission for PodSecurity {
@@ -44,6 +49,12 @@ impl Admission for PodSecurity {
         match (group, attributes.resource.kind, attributes.subresource, attributes.operation) {
             ("", "Pod", "", Operation::Create) => self.pod(attributes, object),
             ("", "Pod", "ephemeralcontainers", Operation::Update) => self.pod(attributes, object),
+            (_, _, "", Operation::Create | Operation::Update) if template(attributes, object).is_some() => {
+                // Pods to come are only warned of: they are refused when they come.
+                let template = template(attributes, object).cloned().unwrap_or_default();
+                self.warn(attributes, &template);
+                Ok(())
+            }
             ("", "Namespace", "", Operation::Create | Operation::Update) => {
                 self.namespace(attributes, object)
             }
@@ -56,18 +67,23 @@ impl PodSecurity {
     fn pod(&self, attributes: &Attributes<'_>, pod: &Value) -> Result<(), ApiError> {
         let Some(namespace) = self.0.get("namespaces", "", attributes.namespace) else { return Ok(()) };
         let enforced = policy(&namespace, "enforce").0;
-        let found = violations(enforced.level, pod);
+        let found = violations(enforced.level, enforced.minor(), pod);
         if !found.is_empty() {
             let why = format!("violates PodSecurity {:?}: {}", enforced.name(), described(&found));
             return Err(forbidden(attributes, pod, why));
         }
+        self.warn(attributes, pod);
+        Ok(())
+    }
+
+    fn warn(&self, attributes: &Attributes<'_>, pod: &Value) {
+        let Some(namespace) = self.0.get("namespaces", "", attributes.namespace) else { return };
         let warned = policy(&namespace, "warn").0;
-        let found = violations(warned.level, pod);
+        let found = violations(warned.level, warned.minor(), pod);
         if !found.is_empty() {
             let words = format!("would violate PodSecurity {:?}: {}", warned.name(), described(&found));
             attributes.warnings.push(words);
         }
-        Ok(())
     }
 
     fn namespace(&self, attributes: &Attributes<'_>, namespace: &Value) -> Result<(), ApiError> {
@@ -97,7 +113,8 @@ impl PodSecurity {
         let name = text(namespace, "/metadata/name");
         let mut by_reasons: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for pod in self.0.list("pods", name) {
-            let reasons: Vec<&str> = violations(policy.level, &pod).iter().map(|one| one.reason).collect();
+            let reasons: Vec<&str> =
+                violations(policy.level, policy.minor(), &pod).iter().map(|one| one.reason).collect();
             if !reasons.is_empty() {
                 by_reasons
                     .entry(reasons.join(", "))
@@ -121,6 +138,19 @@ impl PodSecurity {
             attributes.warnings.push(format!("{}{others}: {reasons}", pods[0]));
         }
     }
+}
+
+/// The template of Pods in an object that others make Pods of.
+fn template<'a>(attributes: &Attributes<'_>, object: &'a Value) -> Option<&'a Value> {
+    let pointer = match (attributes.resource.group, attributes.resource.kind) {
+        ("apps", "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet")
+        | ("", "ReplicationController")
+        | ("batch", "Job") => "/spec/template",
+        ("batch", "CronJob") => "/spec/jobTemplate/spec/template",
+        ("", "PodTemplate") => "/template",
+        _ => return None,
+    };
+    object.pointer(pointer)
 }
 
 fn described(found: &[Violation]) -> String {

@@ -38,9 +38,9 @@ pub struct Violation {
     pub detail: String,
 }
 
-/// What in a Pod is not allowed at a level, in upstream's order (by the checks' names).
-pub fn violations(level: Level, pod: &Value) -> Vec<Violation> {
-    let pod = Pod::of(pod);
+/// What in a Pod is not allowed at a level as of version 1.`minor`, in upstream's order (by the checks' names).
+pub fn violations(level: Level, minor: u32, pod: &Value) -> Vec<Violation> {
+    let pod = Pod::of(pod, minor);
     let baseline: [Option<Violation>; 9] = [
         pod.app_armor(),
         pod.host_namespaces(),
@@ -136,6 +136,8 @@ const APP_ARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
 
 struct Pod<'a> {
     tree: &'a Value,
+    /// The version of the standards: each rule holds from its own on.
+    minor: u32,
     containers: Vec<&'a Value>,
 }
 
@@ -154,9 +156,9 @@ fn quoted(values: &[&str]) -> String {
 }
 
 impl<'a> Pod<'a> {
-    fn of(tree: &'a Value) -> Pod<'a> {
+    fn of(tree: &'a Value, minor: u32) -> Pod<'a> {
         let lists = ["/spec/initContainers", "/spec/containers", "/spec/ephemeralContainers"];
-        Pod { tree, containers: lists.iter().flat_map(|pointer| list(tree, pointer)).collect() }
+        Pod { tree, minor, containers: lists.iter().flat_map(|pointer| list(tree, pointer)).collect() }
     }
 
     /// The names of the containers of which something holds.
@@ -181,7 +183,7 @@ impl<'a> Pod<'a> {
     }
 
     fn is_windows(&self) -> bool {
-        text(self.tree, "/spec/os/name") == "windows"
+        self.minor >= 25 && text(self.tree, "/spec/os/name") == "windows"
     }
 
     fn has_own_users(&self) -> bool {
@@ -226,7 +228,7 @@ impl<'a> Pod<'a> {
     }
 
     fn capabilities_of_restricted(&self) -> Option<Violation> {
-        if self.is_windows() {
+        if self.is_windows() || self.minor < 22 {
             return None;
         }
         let drops_all =
@@ -308,6 +310,9 @@ impl<'a> Pod<'a> {
     }
 
     fn host_probes(&self) -> Option<Violation> {
+        if self.minor < 34 {
+            return None;
+        }
         const PLACES: [&str; 5] =
             ["livenessProbe", "readinessProbe", "startupProbe", "lifecycle/postStart", "lifecycle/preStop"];
         let has_host = |container: &Value| {
@@ -345,13 +350,15 @@ impl<'a> Pod<'a> {
                 |field: &str| text(object, &format!("/securityContext/seLinuxOptions/{field}")).to_owned();
             (of("type"), of("user"), of("role"))
         };
+        // The last type came later.
+        let types = if self.minor < 31 { &SE_LINUX_TYPES[..4] } else { &SE_LINUX_TYPES[..] };
         let mut details = Vec::new();
         let all = std::iter::once(("pod".to_owned(), &self.tree["spec"]))
             .chain(self.containers.iter().map(|one| (format!("container {:?}", text(one, "/name")), *one)));
         for (who, object) in all {
             let (kind, user, role) = options(object);
             let mut bad = Vec::new();
-            if !SE_LINUX_TYPES.contains(&kind.as_str()) {
+            if !types.contains(&kind.as_str()) {
                 bad.push(format!("type {kind:?}"));
             }
             if !user.is_empty() {
@@ -369,6 +376,9 @@ impl<'a> Pod<'a> {
     }
 
     fn seccomp_unconfined(&self) -> Option<Violation> {
+        if self.minor < 19 {
+            return None;
+        }
         const MUST: &str = "must not set securityContext.seccompProfile.type to \"Unconfined\"";
         let is = |object: &Value| text(object, "/securityContext/seccompProfile/type") == "Unconfined";
         let mut details = Vec::new();
@@ -383,7 +393,7 @@ impl<'a> Pod<'a> {
     }
 
     fn seccomp_missing(&self) -> Option<Violation> {
-        if self.is_windows() {
+        if self.is_windows() || self.minor < 19 {
             return None;
         }
         const MUST: &str =
@@ -410,8 +420,15 @@ impl<'a> Pod<'a> {
     }
 
     fn sysctls(&self) -> Option<Violation> {
+        // They became safe one after the other.
+        let safe = match self.minor {
+            ..27 => &SYSCTLS[..5],
+            27..29 => &SYSCTLS[..6],
+            29..32 => &SYSCTLS[..10],
+            32.. => &SYSCTLS[..],
+        };
         let set = list(self.tree, "/spec/securityContext/sysctls").map(|one| text(one, "/name"));
-        let bad: Vec<&str> = set.filter(|name| !SYSCTLS.contains(name)).collect();
+        let bad: Vec<&str> = set.filter(|name| !safe.contains(name)).collect();
         (!bad.is_empty()).then(|| Violation { reason: "forbidden sysctls", detail: bad.join(", ") })
     }
 
@@ -432,7 +449,7 @@ impl<'a> Pod<'a> {
     }
 
     fn escalation(&self) -> Option<Violation> {
-        if self.is_windows() {
+        if self.is_windows() || self.minor < 8 {
             return None;
         }
         let may = |container: &Value| {
@@ -491,6 +508,9 @@ impl<'a> Pod<'a> {
     }
 
     fn root_user(&self) -> Option<Violation> {
+        if self.minor < 23 {
+            return None;
+        }
         let is =
             |object: &Value| object.pointer("/securityContext/runAsUser").and_then(Value::as_i64) == Some(0);
         let mut details = Vec::new();
@@ -511,7 +531,10 @@ mod tests {
     use serde_json::json;
 
     fn reasons(level: Level, spec: Value) -> Vec<&'static str> {
-        violations(level, &json!({"metadata": {}, "spec": spec})).into_iter().map(|one| one.reason).collect()
+        violations(level, u32::MAX, &json!({"metadata": {}, "spec": spec}))
+            .into_iter()
+            .map(|one| one.reason)
+            .collect()
     }
 
     fn good() -> Value {
@@ -522,8 +545,8 @@ mod tests {
     #[test]
     fn a_plain_pod_is_told_what_restricted_asks_for() {
         let pod = json!({"metadata": {}, "spec": {"containers": [{"name": "a"}, {"name": "b"}]}});
-        assert!(violations(Level::Baseline, &pod).is_empty());
-        let told: Vec<String> = violations(Level::Restricted, &pod)
+        assert!(violations(Level::Baseline, 37, &pod).is_empty());
+        let told: Vec<String> = violations(Level::Restricted, 37, &pod)
             .into_iter()
             .map(|one| format!("{} ({})", one.reason, one.detail))
             .collect();
@@ -537,6 +560,24 @@ mod tests {
             ]
         );
         assert!(reasons(Level::Restricted, good()).is_empty());
+    }
+
+    #[test]
+    fn a_rule_holds_from_its_version_on() {
+        let at = |minor: u32, spec: Value| -> Vec<&'static str> {
+            let pod = json!({"metadata": {}, "spec": spec});
+            violations(Level::Restricted, minor, &pod).into_iter().map(|one| one.reason).collect()
+        };
+        let plain = || json!({"containers": [{"name": "a"}]});
+        assert_eq!(at(7, plain()), ["runAsNonRoot != true"]);
+        assert_eq!(
+            at(19, plain()),
+            ["allowPrivilegeEscalation != false", "runAsNonRoot != true", "seccompProfile"]
+        );
+        assert_eq!(at(22, plain()).len(), 4);
+        let mut sysctl = good();
+        sysctl["securityContext"] = json!({"sysctls": [{"name": "net.ipv4.tcp_rmem"}]});
+        assert_eq!((at(31, sysctl.clone()), at(32, sysctl)), (vec!["forbidden sysctls"], vec![]));
     }
 
     /// Sets one thing; tells whether baseline and restricted forbid it.
