@@ -1,7 +1,7 @@
 //! `scripts/bench`: measures a whole cluster, one JSON line a figure.
 //!
 //! ```text
-//!  cluster up ... delete, again and again ──> startup, schedule (1,000 nodes without machines, 5,000 Pods)
+//!  cluster up ... delete, again and again ──> startup, services (two nodes), schedule (1,000 without machines)
 //!  a running cluster (own, or --kubeconfig) ──> pods (POST to Running), pods_at_once ──> footprint (PSS, CPU)
 //! ```
 //!
@@ -11,6 +11,7 @@
 mod footprint;
 mod pods;
 mod schedule;
+mod services;
 mod startup;
 
 use anyhow::{Context, Result, ensure};
@@ -22,7 +23,7 @@ use std::time::Duration;
 #[derive(Parser)]
 #[command(about = "Measures a cluster, one JSON line a figure")]
 struct Flags {
-    /// Figures to measure: startup, pods, footprint, schedule; all by default
+    /// Figures to measure: startup, pods, footprint, schedule, services; all by default
     figures: Vec<String>,
     /// A cluster to load that runs already; startup and footprint are not measured then
     #[arg(long, value_name = "FILE")]
@@ -56,6 +57,9 @@ async fn main() -> Result<()> {
     }
     if flags.wants("startup") {
         startup::measure(&flags).await?;
+    }
+    if flags.wants("services") {
+        services::measure(&flags).await?;
     }
     if flags.wants("schedule") {
         schedule::measure(&flags).await?;
