@@ -57,7 +57,7 @@ fn state(server: &Server) -> Value {
         *conditions = short.into();
     }
     let mut sets: Vec<Value> = server.list(SETS).iter().map(set_state).collect();
-    sets.sort_by_key(|set| revision(set));
+    sets.sort_by_key(revision);
     let events = server.list("/api/v1/events");
     let events: BTreeSet<[String; 3]> = events
         .iter()
