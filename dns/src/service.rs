@@ -92,11 +92,12 @@ pub async fn run(config: Config, client: kube::Client, shutdown: Shutdown) -> Re
     if !shutdown.is_requested() {
         return ended;
     }
+    // That parts end is what was wished for.
     // Clients are sent elsewhere first: the publisher is done once the slice is gone.
     while parts.join_next().await.is_some() {}
     // Sockets that end now have nobody left to answer.
     let _ = server.shutdown_gracefully().await;
-    ended
+    Ok(())
 }
 
 /// Listens over UDP and TCP at the same port.
