@@ -1,5 +1,6 @@
 //! Flags by upstream's names, and what they mean.
 
+use crate::certificates::{self, BootstrapError, CertConfig, server_file};
 use crate::node::{DEFAULT_THRESHOLDS, Thresholds};
 use clap::{ArgAction, Args};
 use minik_component::{Chance, Clock, SystemChance, SystemClock, TelemetryFlags};
@@ -13,6 +14,18 @@ pub struct Flags {
     /// Path to the kubeconfig with the apiserver's address and the node's credentials
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: PathBuf,
+    /// Kubeconfig with a bootstrap token: by it the node asks for its first certificate, and --kubeconfig is written
+    #[arg(long, value_name = "FILE")]
+    pub bootstrap_kubeconfig: Option<PathBuf>,
+    /// Renew the certificate that the node shows to the apiserver, in --cert-dir
+    #[arg(long, action = ArgAction::Set, default_value_t = false, num_args = 0..=1, default_missing_value = "true")]
+    pub rotate_certificates: bool,
+    /// Have the node API's certificate signed by the cluster, and renew it, in --cert-dir
+    #[arg(long, conflicts_with = "tls_cert_file", action = ArgAction::Set, default_value_t = false, num_args = 0..=1, default_missing_value = "true")]
+    pub rotate_server_certificates: bool,
+    /// Folder of the certificates that the cluster signs
+    #[arg(long, default_value = "/var/lib/kubelet/pki", value_name = "DIR")]
+    pub cert_dir: PathBuf,
     /// The runtime's CRI socket
     #[arg(long, value_name = "unix:///PATH")]
     pub container_runtime_endpoint: String,
@@ -67,6 +80,9 @@ pub struct Flags {
     /// Taints of the node when it registers
     #[arg(long, value_name = "KEY=VALUE:EFFECT", value_delimiter = ',', value_parser = taint)]
     pub register_with_taints: Vec<TaintFlag>,
+    /// Range of the node's Pods when it registers; without it the cluster gives it one
+    #[arg(long, value_name = "CIDR")]
+    pub pod_cidr: Option<String>,
     /// Make the Node object
     #[arg(long, action = ArgAction::Set, default_value_t = true, num_args = 0..=1, default_missing_value = "true")]
     pub register_node: bool,
@@ -126,11 +142,35 @@ fn quantity(text: &str) -> Result<String, String> {
 }
 
 impl Flags {
+    /// The node's name on a host of this name.
+    fn node_name(&self, host: &str) -> String {
+        self.hostname_override.clone().unwrap_or_else(|| host.to_lowercase())
+    }
+
+    /// Gets the first certificate by --bootstrap-kubeconfig, where one is given and there is no valid one yet.
+    ///
+    /// # Errors
+    /// When the token or the request is refused, or a file cannot be written.
+    pub async fn bootstrap(&self, host: &str) -> Result<(), BootstrapError> {
+        let Some(bootstrap) = &self.bootstrap_kubeconfig else { return Ok(()) };
+        let files = (&**bootstrap, &*self.kubeconfig);
+        let chance = Arc::new(SystemChance);
+        certificates::bootstrap(&self.node_name(host), files, &self.cert_dir, &SystemClock::default(), chance)
+            .await
+    }
+
     /// What they mean on a host of this name.
     pub fn config(&self, host: &str) -> Config {
-        let tls = self.tls_cert_file.clone().zip(self.tls_private_key_file.clone());
+        let own = self.rotate_server_certificates.then(|| server_file(&self.cert_dir));
+        let given = self.tls_cert_file.clone().zip(self.tls_private_key_file.clone());
+        let tls = given.or(own.map(|file| (file.clone(), file)));
         Config {
-            node_name: self.hostname_override.clone().unwrap_or_else(|| host.to_lowercase()),
+            node_name: self.node_name(host),
+            certificates: CertConfig {
+                dir: self.cert_dir.clone(),
+                client: self.rotate_certificates,
+                server: self.rotate_server_certificates,
+            },
             runtime_endpoint: self.container_runtime_endpoint.clone(),
             node_ips: self.node_ip.clone(),
             root_dir: self.root_dir.clone(),
@@ -149,6 +189,7 @@ impl Flags {
             cgroup_root: self.cgroups_per_qos.then(|| self.cgroup_root.clone()),
             labels: self.node_labels.clone(),
             taints: self.register_with_taints.clone(),
+            pod_cidr: self.pod_cidr.clone(),
             register: self.register_node,
             resolv_conf: self.resolv_conf.clone(),
             cpu: self.node_cpu.clone(),
@@ -182,6 +223,8 @@ pub struct ApiConfig {
 pub struct Config {
     /// The node's name.
     pub node_name: String,
+    /// Which certificates it gets for itself.
+    pub certificates: CertConfig,
     /// The runtime's socket.
     pub runtime_endpoint: String,
     /// The node's addresses, empty to look them up.
@@ -206,6 +249,8 @@ pub struct Config {
     pub labels: Vec<(String, String)>,
     /// Taints of the node when it registers.
     pub taints: Vec<TaintFlag>,
+    /// Range of the node's Pods when it registers.
+    pub pod_cidr: Option<String>,
     /// Whether the Node object is made.
     pub register: bool,
     /// The resolver configuration that Pods' is made from.

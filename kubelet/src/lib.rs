@@ -15,6 +15,7 @@
 
 mod admit;
 mod api;
+mod certificates;
 mod cgroups;
 mod config;
 mod containers;
@@ -38,6 +39,7 @@ mod volumes;
 mod watches;
 mod worker;
 
+pub use certificates::{BootstrapError, CertConfig};
 pub use config::{ApiConfig, Config, Flags, TaintFlag};
 pub use service::{KubeletError, run};
 

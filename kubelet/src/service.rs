@@ -1,6 +1,7 @@
 //! The running kubelet: what is started, in which order, and what ends it.
 
 use crate::api::{Api, ApiError, Auth, State};
+use crate::certificates::Keeper;
 use crate::cgroups::Cgroups;
 use crate::config::Config;
 use crate::containers::sandbox::Resolver;
@@ -117,6 +118,7 @@ fn facts(
         runtime: (version.runtime_name.clone(), version.runtime_version.clone()),
         labels: config.labels.clone(),
         taints: config.taints.clone(),
+        pod_cidr: config.pod_cidr.clone(),
         thresholds: config.thresholds,
         features,
         file_system: machine::file_system(&config.root_dir).unwrap_or_default(),
@@ -181,6 +183,17 @@ pub(crate) async fn run_with(
     let (pods_seen, nodes_seen) = (pods.informer(), nodes.informer());
     let (health, health_seen) = watch::channel(HealthLook::first(&*runtime).await);
     let (told, mut told_seen) = watch::channel(NodeUpdate::default());
+    let (served, served_seen) = watch::channel(!config.certificates.server);
+    let certificates = Keeper {
+        config: config.certificates.clone(),
+        node: facts.name.clone(),
+        ips: facts.ips.clone(),
+        client: client.clone(),
+        registered: told_seen.clone(),
+        served,
+        clock: config.clock.clone(),
+        chance: config.chance.clone(),
+    };
     let keeper = NodeKeeper {
         facts,
         recorder: context.recorder.clone(),
@@ -200,6 +213,7 @@ pub(crate) async fn run_with(
         "service informer",
         services.run(client.clone(), config.chance.clone(), shutdown.clone()),
     ));
+    parts.spawn(named("certificates", certificates.run(shutdown.clone())));
     parts.spawn(named("node keeper", keeper.run(shutdown.clone())));
     let look = HealthLook {
         runtime: runtime.clone(),
@@ -233,7 +247,7 @@ pub(crate) async fn run_with(
     if let Some(api) = api {
         let auth = Auth::new(client.clone(), config.clock.clone());
         let state = Arc::new(State { context: context.clone(), mailboxes: mailboxes.clone(), auth });
-        parts.spawn(named("node API", api.serve(state, shutdown.clone())));
+        parts.spawn(named("node API", api.serve(state, served_seen, shutdown.clone())));
     }
     let dispatcher = Dispatcher {
         context: context.clone(),

@@ -87,6 +87,7 @@ impl Service {
                 Ok(minik_cluster::supervise(flags, shutdown).await?)
             }),
             Service::Kubelet(flags) => threads(1, &flags.telemetry.clone(), async move |shutdown| {
+                flags.bootstrap(&host()).await?;
                 let client = client(&flags.kubeconfig, agent!("kubelet"))?;
                 Ok(minik_kubelet::run(flags.config(&host()), client, shutdown).await?)
             }),

@@ -25,14 +25,15 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use minik_component::Shutdown;
 use minik_component::tls::{self, KeyPairFiles, TlsError};
+use minik_component::{Shutdown, chain};
 use prometheus::{Encoder, TextEncoder};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
@@ -63,7 +64,8 @@ pub enum ApiError {
 /// The node's API before it is served.
 pub struct Api {
     listener: TcpListener,
-    tls: TlsAcceptor,
+    tls: Option<TlsAcceptor>,
+    config: ApiConfig,
 }
 
 /// What requests are answered from.
@@ -82,16 +84,12 @@ impl Api {
     /// # Errors
     /// When the address is taken or the certificates cannot be used.
     pub async fn bind(config: &ApiConfig) -> Result<Api, ApiError> {
-        let pair = KeyPairFiles::load(&config.cert, &config.key)?;
-        let roots = match &config.client_ca {
-            Some(ca) => Some(tls::roots(tls::read_certs(ca)?)?),
-            None => None,
-        };
-        let server = tls::server(pair, roots)?;
         let address = SocketAddr::new(config.address, config.port);
         let listener =
             TcpListener::bind(address).await.map_err(|source| ApiError::Listen { address, source })?;
-        Ok(Api { listener, tls: TlsAcceptor::from(Arc::new(server)) })
+        // Where the cluster is to sign the certificate, it comes later.
+        let tls = if config.cert.is_file() { Some(acceptor(config)?) } else { None };
+        Ok(Api { listener, tls, config: config.clone() })
     }
 
     /// The port that is listened on.
@@ -99,8 +97,23 @@ impl Api {
         self.listener.local_addr().map_or(0, |address| address.port())
     }
 
-    /// Serves until `shutdown`.
-    pub async fn serve(self, state: Arc<State>, shutdown: Shutdown) {
+    /// Serves until `shutdown`, from when on there is a certificate; whoever connects before waits for it.
+    pub async fn serve(self, state: Arc<State>, mut served: watch::Receiver<bool>, shutdown: Shutdown) {
+        // Cancel-safe: it only waits.
+        let is_there = tokio::select! {
+            () = shutdown.requested() => false,
+            there = served.wait_for(|there| *there) => there.is_ok(),
+        };
+        if !is_there {
+            return shutdown.requested().await;
+        }
+        let tls = match self.tls.map_or_else(|| acceptor(&self.config), Ok) {
+            Ok(tls) => tls,
+            Err(error) => {
+                tracing::error!(error = chain(&error), "cannot serve the node's API");
+                return;
+            }
+        };
         let mut open = JoinSet::new();
         loop {
             // Cancel-safe: accept and join_next lose nothing when dropped.
@@ -109,7 +122,7 @@ impl Api {
                 Some(_) = open.join_next(), if !open.is_empty() => {}
                 accepted = self.listener.accept(), if open.len() < CONNECTIONS => match accepted {
                     Ok((stream, _)) => {
-                        open.spawn(connection(stream, self.tls.clone(), state.clone()));
+                        open.spawn(connection(stream, tls.clone(), state.clone()));
                     }
                     // Too many open files, for one: it passes.
                     Err(error) => {
@@ -120,6 +133,15 @@ impl Api {
             }
         }
     }
+}
+
+fn acceptor(config: &ApiConfig) -> Result<TlsAcceptor, ApiError> {
+    let pair = KeyPairFiles::load(&config.cert, &config.key)?;
+    let roots = match &config.client_ca {
+        Some(ca) => Some(tls::roots(tls::read_certs(ca)?)?),
+        None => None,
+    };
+    Ok(TlsAcceptor::from(Arc::new(tls::server(pair, roots)?)))
 }
 
 async fn connection(stream: TcpStream, tls: TlsAcceptor, state: Arc<State>) {

@@ -37,6 +37,8 @@ pub struct NodeFacts {
     pub labels: Vec<(String, String)>,
     /// Taints when it registers.
     pub taints: Vec<TaintFlag>,
+    /// Range of its Pods when it registers.
+    pub pod_cidr: Option<String>,
     /// The file system of Pods' folders.
     pub file_system: FileSystem,
     /// From when on something runs short; so much is kept from Pods.
@@ -127,6 +129,8 @@ impl NodeFacts {
             },
             spec: Some(api::NodeSpec {
                 taints: (!taints.is_empty()).then_some(taints),
+                pod_cidr: self.pod_cidr.clone(),
+                pod_cidrs: self.pod_cidr.clone().map(|cidr| vec![cidr]),
                 ..Default::default()
             }),
             status: Some(self.status(health, &[], now)),

@@ -39,6 +39,7 @@ struct Running {
 fn config(dir: &tempfile::TempDir) -> Config {
     Config {
         node_name: "n1".into(),
+        certificates: Default::default(),
         runtime_endpoint: String::new(),
         node_ips: vec!["192.0.2.7".parse().unwrap()],
         root_dir: dir.path().join("kubelet"),
@@ -51,6 +52,7 @@ fn config(dir: &tempfile::TempDir) -> Config {
         cgroup_root: None,
         labels: Vec::new(),
         taints: Vec::new(),
+        pod_cidr: None,
         register: true,
         resolv_conf: "/dev/null".into(),
         cpu: Some("2".into()),

@@ -14,6 +14,7 @@
 mod backoff;
 pub mod call;
 mod connect;
+mod csr;
 mod discovery;
 mod election;
 mod events;
@@ -23,6 +24,7 @@ mod queue;
 
 pub use backoff::Backoff;
 pub use connect::{ClientError, Identity, ServerAccess, connect, connect_as, dial, over};
+pub use csr::{CertificateError, CertificateWish};
 pub use discovery::{Discovery, Resource, segment};
 pub use election::{Elector, ElectorConfig, Led};
 pub use events::{EventApi, EventRecorder, EventType, EventWriter, ObjectRef, Reporter};
