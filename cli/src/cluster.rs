@@ -3,8 +3,10 @@
 use crate::progress::Progress;
 use crate::{Failure, Globals};
 use clap::Subcommand;
+use minik_apimachinery::quantity::Quantity;
 use minik_client::{Kubeconfig, default_path};
-use minik_cluster::{Cluster, Error, Etcd, Roots, Started, Status, Wanted};
+use minik_cluster::{Cluster, Error, Etcd, MOST_NODES, Roots, Size, Started, Status, Wanted};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -47,9 +49,23 @@ struct Name {
 struct Up {
     #[command(flatten)]
     name: Name,
-    /// Nodes of the cluster: 1, or 0 for a control plane only, which needs no privileges
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=1))]
-    nodes: u8,
+    /// Nodes of a new cluster (1 by default), or 0 for a control plane only, which needs no privileges
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=i64::from(MOST_NODES)))]
+    nodes: Option<u8>,
+    #[command(flatten)]
+    size: NodeSize,
+    /// How many apiservers, schedulers and controller-managers run side by side; more than 1 needs --etcd-servers
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=9))]
+    control_planes: Option<u8>,
+    /// Nodes without machines, whose Pods live by rule
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    fake_nodes: Option<u32>,
+    /// How the Pods of fake nodes live, as YAML; without it they run at once and for good
+    #[arg(long, value_name = "FILE", requires = "fake_nodes")]
+    fake_rules: Option<PathBuf>,
+    /// Address of this machine by which nodes on other machines reach the API (`minikctl node token create`)
+    #[arg(long, value_name = "IP")]
+    api_address: Option<IpAddr>,
     /// Keep the data in this etcd cluster instead of the embedded store, as https://HOST:PORT,...
     #[arg(long, value_name = "URLS", value_delimiter = ',')]
     etcd_servers: Vec<String>,
@@ -62,6 +78,33 @@ struct Up {
     /// Client key for the etcd servers
     #[arg(long, value_name = "FILE", requires = "etcd_certfile")]
     etcd_keyfile: Option<PathBuf>,
+}
+
+/// What a node has.
+#[derive(Debug, clap::Args)]
+pub struct NodeSize {
+    /// CPU of each node, instead of its share of the machine (a quantity)
+    #[arg(long, value_name = "QUANTITY")]
+    node_cpu: Option<String>,
+    /// Memory of each node, instead of its share of the machine (a quantity)
+    #[arg(long, value_name = "QUANTITY")]
+    node_memory: Option<String>,
+}
+
+impl NodeSize {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When one is no quantity.
+    pub fn read(self) -> Result<Size, Failure> {
+        for (flag, value) in [("--node-cpu", &self.node_cpu), ("--node-memory", &self.node_memory)] {
+            if let Some(Err(error)) = value.as_ref().map(|value| value.parse::<Quantity>()) {
+                let value = value.as_deref().unwrap_or_default();
+                return Err(Failure::new(format!("{flag} {value:?} is no quantity: {error}")));
+            }
+        }
+        Ok(Size { cpu: self.node_cpu, memory: self.node_memory })
+    }
 }
 
 /// Does it.
@@ -86,14 +129,24 @@ async fn up(globals: &Globals, roots: &Roots, args: Up) -> Result<(), Failure> {
     };
     let progress = Progress::start();
     progress.step(&format!("Starting the cluster {name}"));
-    let cluster = Cluster::create(roots, &Wanted { name: name.clone(), nodes: args.nodes, etcd })?;
+    let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
+    let wanted = Wanted {
+        name: name.clone(),
+        nodes: args.nodes,
+        control_planes: args.control_planes,
+        fake_nodes: args.fake_nodes,
+        fake_rules: args.fake_rules.map(absolute),
+        size: args.size.read()?,
+        api_address: args.api_address,
+        etcd,
+    };
+    let cluster = Cluster::create(roots, &wanted)?;
     let started = cluster.start().await?;
     let path = kubeconfig_path(globals);
     let mut config = Kubeconfig::load_or_empty(&path)?;
     config.set(&context(&name), &cluster.admin()?);
     config.save(&path)?;
-    progress.step("Waiting until a Pod can start");
-    cluster.ready(READY_WITHIN).await?;
+    wait(&progress, &cluster).await?;
     progress.done(&match started {
         Started::Already => format!("The cluster {name} runs already"),
         Started::Adopted => format!("The cluster {name} ran on and is supervised again"),
@@ -101,6 +154,12 @@ async fn up(globals: &Globals, roots: &Roots, args: Up) -> Result<(), Failure> {
     });
     eprintln!("The context {} is the current one in {}", context(&name), path.display());
     Ok(())
+}
+
+/// Waits until all of a cluster is ready.
+pub async fn wait(progress: &Progress, cluster: &Cluster) -> Result<(), Failure> {
+    progress.step("Waiting until a Pod can start");
+    Ok(cluster.ready(READY_WITHIN).await?)
 }
 
 async fn down(roots: &Roots, name: &str) -> Result<(), Failure> {
@@ -191,7 +250,7 @@ async fn status(roots: &Roots, name: &str) -> Result<(), Failure> {
 }
 
 /// Columns as kubectl prints them: three spaces between.
-fn print_rows<const N: usize>(rows: &[[String; N]]) {
+pub fn print_rows<const N: usize>(rows: &[[String; N]]) {
     let widths: [usize; N] =
         std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
     for row in rows {

@@ -3,18 +3,21 @@
 use crate::cluster::DEFAULT_NAME;
 use crate::progress::Progress;
 use crate::{Failure, cluster};
+use bytes::{Bytes, BytesMut};
 use clap::Subcommand;
-use futures::{Stream, stream};
-use minik_cluster::{Cluster, Roots};
+use futures::stream;
+use minik_cluster::{Cluster, Node, Roots};
 use minik_cri::images::LoadRequest;
 use minik_cri::images::images_client::ImagesClient;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::AsyncReadExt;
+use tokio::sync::mpsc;
 
 /// Bytes of one message to the runtime.
 const PIECE_BYTES: usize = 256 << 10;
+/// Pieces read ahead of the slowest node.
+const PIECES_AHEAD: usize = 4;
 
 /// Arguments of `minikctl image`.
 #[derive(Debug, clap::Args)]
@@ -48,17 +51,43 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         return Err(Failure::new(format!("the cluster {} has no nodes to load images into", args.name)));
     }
     let progress = Progress::start();
-    for node in nodes {
-        progress.step(&format!("Loading {} into {}", args.file.display(), node.name));
-        for reference in load(&cluster, &node.name, &args.file).await? {
-            println!("{reference}");
-        }
+    progress.step(&format!("Loading {}", args.file.display()));
+    for reference in load(&cluster, &nodes, &args.file).await? {
+        println!("{reference}");
     }
-    progress.done("Loaded");
+    progress.done(&format!("Loaded into {}", nodes.iter().map(|n| &*n.name).collect::<Vec<_>>().join(", ")));
     Ok(())
 }
 
-async fn load(cluster: &Cluster, node: &str, file: &Path) -> Result<Vec<String>, Failure> {
+/// Reads the archive once, for all nodes: each writes it down as it comes, and unpacks what no other has.
+async fn load(cluster: &Cluster, nodes: &[Node], file: &Path) -> Result<Vec<String>, Failure> {
+    let opened =
+        open(file).map_err(|error| Failure::new(format!("cannot open {}: {error}", file.display())))?;
+    let (mut feeds, mut loads) = (Vec::new(), Vec::new());
+    for node in nodes {
+        let (feed, pieces) = mpsc::channel::<Bytes>(PIECES_AHEAD);
+        feeds.push(feed);
+        let pieces = stream::unfold(pieces, async |mut pieces| {
+            pieces.recv().await.map(|data| (LoadRequest { data }, pieces))
+        });
+        let mut client = ImagesClient::new(connect(cluster, &node.name).await?);
+        loads.push(async move { (&node.name, client.load(pieces).await) });
+    }
+    let (read, answers) =
+        futures::join!(feed(tokio::fs::File::from_std(opened), feeds), futures::future::join_all(loads));
+    read.map_err(|error| Failure::new(format!("cannot read {}: {error}", file.display())))?;
+    let mut names = Vec::new();
+    for (node, answer) in answers {
+        let refused = |status: tonic::Status| {
+            let words = status.message();
+            Failure::new(format!("{} cannot be loaded into {node}: {words}", file.display()))
+        };
+        names = answer.map_err(refused)?.into_inner().references;
+    }
+    Ok(names)
+}
+
+async fn connect(cluster: &Cluster, node: &str) -> Result<tonic::transport::Channel, Failure> {
     let socket = cluster.layout().node(node).runtime_socket();
     if !socket.exists() {
         let name = &cluster.layout().name;
@@ -66,20 +95,19 @@ async fn load(cluster: &Cluster, node: &str, file: &Path) -> Result<Vec<String>,
             .hint(format!("start it with `minikctl cluster up --name {name}`"))
             .no_cluster());
     }
-    let channel = minik_cri::connect(&format!("unix://{}", socket.display())).await?;
-    // Where reading fails, the stream ends early; why is kept here.
-    let broken = Arc::new(Mutex::new(None));
-    let opened =
-        open(file).map_err(|error| Failure::new(format!("cannot open {}: {error}", file.display())))?;
-    let pieces = pieces(tokio::fs::File::from_std(opened), broken.clone());
-    let answer = ImagesClient::new(channel).load(pieces).await;
-    if let Some(error) = broken.lock().unwrap_or_else(PoisonError::into_inner).take() {
-        return Err(Failure::new(format!("cannot read {}: {error}", file.display())));
-    }
-    match answer {
-        Ok(answer) => Ok(answer.into_inner().references),
-        Err(status) => {
-            Err(Failure::new(format!("{} cannot be loaded: {}", file.display(), status.message())))
+    Ok(minik_cri::connect(&format!("unix://{}", socket.display())).await?)
+}
+
+/// Gives each piece to all. One who has given up takes none; where reading fails, all see the end early.
+async fn feed(mut from: tokio::fs::File, feeds: Vec<mpsc::Sender<Bytes>>) -> std::io::Result<()> {
+    loop {
+        let mut piece = BytesMut::with_capacity(PIECE_BYTES);
+        if from.read_buf(&mut piece).await? == 0 {
+            return Ok(());
+        }
+        let piece = piece.freeze();
+        for feed in &feeds {
+            let _ = feed.send(piece.clone()).await;
         }
     }
 }
@@ -89,24 +117,4 @@ fn open(file: &Path) -> std::io::Result<std::fs::File> {
         true => Ok(std::io::stdin().as_fd().try_clone_to_owned()?.into()),
         false => std::fs::File::open(file),
     }
-}
-
-fn pieces(
-    from: tokio::fs::File,
-    broken: Arc<Mutex<Option<std::io::Error>>>,
-) -> impl Stream<Item = LoadRequest> + Send + 'static {
-    stream::unfold((from, broken), async |(mut from, broken)| {
-        let mut data = vec![0; PIECE_BYTES];
-        match from.read(&mut data).await {
-            Ok(0) => None,
-            Ok(length) => {
-                data.truncate(length);
-                Some((LoadRequest { data: data.into() }, (from, broken)))
-            }
-            Err(error) => {
-                *broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                None
-            }
-        }
-    })
 }

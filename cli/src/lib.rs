@@ -30,6 +30,7 @@ mod jsonpath;
 mod label;
 mod logs;
 mod manifest;
+mod node;
 mod output;
 mod patch;
 mod place;
@@ -73,6 +74,8 @@ pub struct Cli {
 pub enum Command {
     /// Start, stop, delete and list clusters on this machine
     Cluster(cluster::Args),
+    /// Add nodes to a cluster and remove them
+    Node(node::Args),
     /// Load images into a cluster's nodes
     Image(image::Args),
     /// Check whether this machine can run clusters; each finding says how to mend it
@@ -141,6 +144,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     let globals = cli.globals;
     match cli.command {
         Command::Cluster(args) => cluster::run(&globals, args).await,
+        Command::Node(args) => node::run(&globals, args).await,
         Command::Image(args) => image::run(args).await,
         Command::Doctor(args) => doctor::run(args),
         Command::Apply(args) => apply::run(&globals, args).await,

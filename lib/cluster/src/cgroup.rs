@@ -112,10 +112,10 @@ impl Cgroups {
         }
     }
 
-    /// Removes the empty cgroups of the cluster, and `minik` itself when nothing else is in it.
-    pub fn remove(&self) -> Result<()> {
+    /// Removes the empty cgroups in `below` (all of the cluster for ""), and `minik` itself when nothing else is in it.
+    pub fn remove(&self, below: &str) -> Result<()> {
         for hierarchy in &self.hierarchies {
-            remove_tree(&self.dir(hierarchy, ""))?;
+            remove_tree(&self.dir(hierarchy, below))?;
             // Other clusters may be in it.
             let _ = std::fs::remove_dir(hierarchy.base.join("minik"));
         }

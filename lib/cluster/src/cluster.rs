@@ -1,9 +1,9 @@
 //! The life of a cluster: created, started, stopped, deleted. Each step can be taken again.
 
 use crate::cgroup::Cgroups;
-use crate::config::{ClusterConfig, Etcd, Ports, make_dir, write_file};
+use crate::config::{ClusterConfig, ControlPorts, Node, Ports, Size, Wanted, make_dir, write_file};
 use crate::error::{Error, Result, file};
-use crate::layout::{Layout, Roots};
+use crate::layout::{Layout, Roots, check_name};
 use crate::ranges::Ranges;
 use crate::spawn::Spawn;
 use crate::supervise::SUPERVISOR;
@@ -11,9 +11,10 @@ use crate::supervise::control::{self, Ask, Report, Reports};
 use crate::supervise::process::{Process, boot_id};
 use crate::{host, network, node, pki};
 use jiff::Timestamp;
-use minik_client::ServerAccess;
+use minik_client::{ServerAccess, call};
 use rustix::fd::OwnedFd;
 use rustix::process::Signal;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -21,17 +22,6 @@ use std::time::Duration;
 
 /// How long everything may take to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
-
-/// What a new cluster shall be.
-#[derive(Debug, Clone)]
-pub struct Wanted {
-    /// Its name.
-    pub name: String,
-    /// How many nodes.
-    pub nodes: u8,
-    /// An etcd cluster in place of the embedded store.
-    pub etcd: Etcd,
-}
 
 /// A cluster that exists on this machine.
 #[derive(Debug, Clone)]
@@ -77,7 +67,9 @@ impl Cluster {
     /// When it exists in another shape, needs root, or nothing is free.
     pub fn create(roots: &Roots, wanted: &Wanted) -> Result<Cluster> {
         let layout = roots.cluster(&wanted.name)?;
-        if wanted.nodes > 0 && !rustix::process::geteuid().is_root() {
+        let existing = ClusterConfig::load(&layout)?;
+        let nodes = existing.as_ref().map_or(wanted.nodes.unwrap_or(1), |config| config.nodes.len() as u8);
+        if nodes.max(wanted.nodes.unwrap_or(0)) > 0 && !rustix::process::geteuid().is_root() {
             return Err(Error::Root);
         }
         let _lock = host::lock(roots)?;
@@ -94,25 +86,41 @@ impl Cluster {
         let others = others(roots)?;
         let mut in_use = network::host_ranges()?;
         in_use.extend(others.iter().map(|config| config.ranges.whole()));
-        let ports = choose_ports(&others)?;
-        let (ranges, etcd) = (Ranges::choose(&in_use)?, wanted.etcd.clone());
-        let config = ClusterConfig::new(&wanted.name, wanted.nodes, programs, ranges, ports, etcd);
+        let planes = wanted.control_planes.unwrap_or(1);
+        if planes > 1 && wanted.etcd.is_empty() {
+            return Err(Error::Embedded);
+        }
+        let ports = choose_ports(&others, planes)?;
+        let config = ClusterConfig::new(wanted, programs, Ranges::choose(&in_use)?, ports);
         config.save(&layout)?;
         Ok(Cluster { layout, config })
     }
 
     fn check_shape(&self, wanted: &Wanted) -> Result<()> {
         let differs = |what: String| Err(Error::Shape { name: wanted.name.clone(), what });
-        match self.config.nodes.len() {
-            nodes if nodes != usize::from(wanted.nodes) => {
-                differs(format!("{nodes} node{}", if nodes == 1 { "" } else { "s" }))
-            }
-            _ if self.config.etcd != wanted.etcd => match self.config.etcd.servers.as_slice() {
+        let config = &self.config;
+        let count = |number: usize, what| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
+        let is = |wanted: Option<usize>, number| wanted.is_none_or(|wanted| wanted == number);
+        let (nodes, planes, fake) = (config.nodes.len(), config.control_planes(), config.fake.nodes as usize);
+        if !is(wanted.nodes.map(usize::from), nodes) {
+            return differs(count(nodes, "node"));
+        }
+        if !is(wanted.control_planes.map(usize::from), planes) {
+            return differs(count(planes, "control plane"));
+        }
+        if !is(wanted.fake_nodes.map(|fake| fake as usize), fake) {
+            return differs(count(fake, "fake node"));
+        }
+        if wanted.api_address.is_some() && wanted.api_address != config.api_address {
+            return differs("another --api-address, or none".into());
+        }
+        if !wanted.etcd.is_empty() && wanted.etcd != config.etcd {
+            return match config.etcd.servers.as_slice() {
                 [] => differs("the embedded store".into()),
                 servers => differs(format!("the etcd servers {}", servers.join(","))),
-            },
-            _ => Ok(()),
+            };
         }
+        Ok(())
     }
 
     /// Its files.
@@ -165,7 +173,7 @@ impl Cluster {
     /// Builds what the processes run in. The last step is the mark that all of it is there.
     fn prepare(&self, lock: &host::Lock) -> Result<()> {
         make_dir(&self.layout.run)?;
-        if !self.config.nodes.is_empty() {
+        if self.config.networked {
             host::prepare(&self.layout.roots, &self.layout.name, lock)?;
             node::make_private(&self.layout.run)?;
             network::build(&self.layout, &self.config)?;
@@ -183,15 +191,15 @@ impl Cluster {
         let cgroups = Cgroups::of(&self.layout.name)?;
         cgroups.kill("")?;
         self.kill_remembered().await?;
-        if !self.config.nodes.is_empty() && rustix::process::geteuid().is_root() {
+        if self.config.networked && rustix::process::geteuid().is_root() {
             network::remove(&self.layout, &self.config)?;
-            node::unmount_private(&self.layout.run)?;
+            node::unmount_all(&self.layout.run)?;
             host::restore(&self.layout.roots, &self.layout.name, lock)?;
         }
         remove_all(&self.layout.run)?;
         // Other clusters may be in it.
         let _ = std::fs::remove_dir(&self.layout.roots.run);
-        cgroups.remove()
+        cgroups.remove("")
     }
 
     /// Where there are no cgroups of ours, processes are known by what was written down.
@@ -277,6 +285,106 @@ impl Cluster {
         Ok(())
     }
 
+    /// Adds a node; the cluster need not run. Returns before it is ready.
+    ///
+    /// # Errors
+    /// When its name or every range is taken, or the kernel refuses something; [`Cluster::remove_node`] cleans up.
+    pub async fn add_node(&mut self, name: Option<&str>, size: &Size) -> Result<Node> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(Error::Root);
+        }
+        name.map_or(Ok(()), check_name)?;
+        let _lock = host::lock(&self.layout.roots)?;
+        self.reload()?;
+        let runs = self.is_prepared();
+        if runs && !self.config.networked {
+            return Err(Error::Unnetworked { name: self.layout.name.clone() });
+        }
+        let node = self.config.add_node(&self.layout.name, name, size)?;
+        self.config.save(&self.layout)?;
+        if runs {
+            pki::ensure(&self.layout, &self.config, Timestamp::now())?;
+            network::add_node(&self.layout, &self.config, &node)?;
+            node::build(&self.layout.node(&node.name), &node.name, &Cgroups::of(&self.layout.name)?)?;
+            Reports::ask(&self.layout, Ask::Reload).await?;
+        }
+        Ok(node)
+    }
+
+    /// Removes a node of this machine with everything that runs on it. Its object is the caller's affair.
+    ///
+    /// # Errors
+    /// When there is no such node, or something does not stop or cannot be taken away; it can be tried again.
+    pub async fn remove_node(&mut self, name: &str) -> Result<()> {
+        let _lock = host::lock(&self.layout.roots)?;
+        self.reload()?;
+        let node = self.config.nodes.iter().find(|node| node.name == name).cloned();
+        let node = node.ok_or_else(|| Error::NodeUnknown { name: name.to_owned() })?;
+        let mut config = self.config.clone();
+        config.nodes.retain(|other| other.name != name);
+        // Written down for the supervisor; until all is gone it is taken back when something fails.
+        config.save(&self.layout)?;
+        if let Err(error) = self.clear_node(&config, &node).await {
+            self.config.save(&self.layout)?;
+            return Err(error);
+        }
+        self.config = config;
+        Ok(())
+    }
+
+    /// Deletes what the API keeps of a node: its object, and what its DNS published. Controllers see to its Pods.
+    ///
+    /// # Errors
+    /// When the server refuses or cannot be reached.
+    pub async fn forget_node(&self, name: &str) -> Result<()> {
+        let client = minik_client::connect(&self.admin()?, "default")?;
+        let slice =
+            format!("/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices/kube-dns-{name}");
+        for path in [format!("/api/v1/nodes/{name}"), slice] {
+            match call::delete(&client, &path, &serde_json::json!({})).await {
+                Err(error) if call::refusal(&error) != Some(404) => return Err(error.into()),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn clear_node(&self, config: &ClusterConfig, node: &Node) -> Result<()> {
+        let (layout, cgroups) = (self.layout.node(&node.name), Cgroups::of(&self.layout.name)?);
+        if let Some(mut reports) = Reports::ask(&self.layout, Ask::Reload).await? {
+            let own = format!("{}/", node.name);
+            let stopped = async {
+                while let Some(report) = reports.next().await? {
+                    if !report.units.keys().any(|unit| unit.starts_with(&own)) {
+                        break;
+                    }
+                }
+                Ok::<_, Error>(())
+            };
+            // What has not stopped by itself is killed below.
+            if let Ok(result) = tokio::time::timeout(STOP_WITHIN, stopped).await {
+                result?;
+            }
+        }
+        if self.is_prepared() {
+            cgroups.kill(&node.name)?;
+            for pin in ["mnt", "cgroup"] {
+                node::unmount_all(&layout.pin(pin))?;
+            }
+            network::remove_node(&self.layout, config, node)?;
+            remove_all(&layout.run)?;
+            cgroups.remove(&node.name)?;
+        }
+        pki::remove_node(&self.layout, &node.name)?;
+        remove_all(&layout.state)
+    }
+
+    fn reload(&mut self) -> Result<()> {
+        let unknown = || Error::Unknown { name: self.layout.name.clone() };
+        self.config = ClusterConfig::load(&self.layout)?.ok_or_else(unknown)?;
+        Ok(())
+    }
+
     /// How it is now.
     ///
     /// # Errors
@@ -318,17 +426,20 @@ fn programs() -> Result<PathBuf> {
 }
 
 /// Ports that nobody listens on and no other cluster keeps.
-fn choose_ports(others: &[ClusterConfig]) -> Result<Ports> {
-    let kept: Vec<u16> = others
-        .iter()
-        .flat_map(|config| [config.ports.api, config.ports.scheduler, config.ports.controller_manager])
-        .collect();
-    let free = |port: &u16| !kept.contains(port) && TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
-    let first = |from: u16, step: usize| (from..from + 1000).step_by(step).find(|port| free(port));
-    match (first(6443, 1), first(10259, 10), first(10257, 10)) {
-        (Some(api), Some(scheduler), Some(controller_manager)) => {
-            Ok(Ports { api, scheduler, controller_manager })
-        }
-        _ => Err(Error::Full { what: "port of 127.0.0.1 from 6443 or 10257 on" }),
+fn choose_ports(others: &[ClusterConfig], planes: u8) -> Result<Ports> {
+    let mut kept: BTreeSet<u16> = BTreeSet::new();
+    for Ports { api, control } in others.iter().map(|config| &config.ports) {
+        kept.insert(*api);
+        kept.extend(control.iter().flat_map(|ports| [ports.scheduler, ports.controller_manager]));
     }
+    let mut first = |from: u16, step: usize| {
+        let free =
+            |port: &u16| !kept.contains(port) && TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+        let port = (from..from + 1000).step_by(step).find(free);
+        kept.extend(port);
+        port.ok_or(Error::Full { what: "port of 127.0.0.1 from 6443 or 10257 on" })
+    };
+    let api = first(6443, 1)?;
+    let one = |_| Ok(ControlPorts { scheduler: first(10259, 10)?, controller_manager: first(10257, 10)? });
+    Ok(Ports { api, control: (0..planes).map(one).collect::<Result<_>>()? })
 }

@@ -4,12 +4,65 @@ use crate::error::{Error, Result, file};
 use crate::layout::Layout;
 use crate::ranges::Ranges;
 use serde::{Deserialize, Serialize};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// The version of the file's form.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// Nodes on this machine: as many as have a range of Pods.
+pub const MOST_NODES: u8 = 64;
+
+/// What a cluster shall be. What is left out is as it was, or the default where there is no such cluster yet.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Its name.
+    pub name: String,
+    /// How many nodes on this machine; one by default.
+    pub nodes: Option<u8>,
+    /// How many of each part of the control plane; one by default.
+    pub control_planes: Option<u8>,
+    /// How many nodes whose Pods live by rule; none by default.
+    pub fake_nodes: Option<u32>,
+    /// The rules of such nodes.
+    pub fake_rules: Option<PathBuf>,
+    /// What each node has, instead of its share of the machine.
+    pub size: Size,
+    /// An address of this machine that nodes on others reach the API by.
+    pub api_address: Option<IpAddr>,
+    /// An etcd cluster in place of the embedded store.
+    pub etcd: Etcd,
+}
+
+/// CPU and memory of a node, as quantities; all of the machine's where there is none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Size {
+    /// Its cores.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<String>,
+    /// Its memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<String>,
+}
+
+impl Size {
+    /// The part of the machine that one of so many nodes has.
+    fn share(nodes: u8) -> Size {
+        if nodes < 2 {
+            return Size::default();
+        }
+        let milli = std::thread::available_parallelism().map_or(1, usize::from) * 1000 / usize::from(nodes);
+        let machine = rustix::system::sysinfo();
+        let mebibytes = machine.totalram * u64::from(machine.mem_unit) / (1 << 20) / u64::from(nodes);
+        Size { cpu: Some(format!("{milli}m")), memory: Some(format!("{mebibytes}Mi")) }
+    }
+
+    /// What is given here, the rest from `other`.
+    fn or(&self, other: Size) -> Size {
+        Size { cpu: self.cpu.clone().or(other.cpu), memory: self.memory.clone().or(other.memory) }
+    }
+}
 
 /// A cluster's description.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,8 +72,16 @@ pub struct ClusterConfig {
     pub format: u32,
     /// The folder of the programs `minik` and `minik-shim`.
     pub programs: PathBuf,
-    /// The nodes.
+    /// The nodes on this machine.
     pub nodes: Vec<Node>,
+    /// Whether it has a network for nodes on this machine.
+    pub networked: bool,
+    /// Nodes whose Pods live by rule.
+    #[serde(default)]
+    pub fake: FakeNodes,
+    /// An address of this machine that nodes on others reach the API by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_address: Option<IpAddr>,
     /// Addresses.
     pub ranges: Ranges,
     /// Ports on 127.0.0.1.
@@ -40,14 +101,36 @@ pub struct Node {
     pub address: Ipv4Addr,
     /// The range of its Pods.
     pub pod_cidr: String,
+    /// What it has.
+    #[serde(flatten)]
+    pub size: Size,
+}
+
+/// Nodes whose Pods live by rule.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FakeNodes {
+    /// How many.
+    pub nodes: u32,
+    /// The rules' file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rules: Option<PathBuf>,
 }
 
 /// Ports on 127.0.0.1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Ports {
     /// The API, also on the cluster's own address.
     pub api: u16,
+    /// Health and metrics of the parts of each control plane; as many as there are.
+    pub control: Vec<ControlPorts>,
+}
+
+/// Ports of one control plane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ControlPorts {
     /// Health and metrics of the scheduler.
     pub scheduler: u16,
     /// Health and metrics of the controller-manager.
@@ -76,23 +159,59 @@ impl Etcd {
 }
 
 impl ClusterConfig {
-    /// The description of this form with nodes `NAME-0`, `NAME-1`, ...
-    pub fn new(
-        name: &str,
-        nodes: u8,
-        programs: PathBuf,
-        ranges: Ranges,
-        ports: Ports,
-        etcd: Etcd,
-    ) -> ClusterConfig {
-        let nodes = (0..nodes)
-            .map(|index| Node {
-                name: format!("{name}-{index}"),
-                address: ranges.node(index),
-                pod_cidr: ranges.pods(index).to_string(),
-            })
-            .collect();
-        ClusterConfig { format: FORMAT, programs, nodes, ranges, ports, etcd }
+    /// The description of a new cluster, with nodes `NAME-0`, `NAME-1`, ...
+    pub fn new(wanted: &Wanted, programs: PathBuf, ranges: Ranges, ports: Ports) -> ClusterConfig {
+        let nodes = wanted.nodes.unwrap_or(1);
+        let mut config = ClusterConfig {
+            format: FORMAT,
+            programs,
+            nodes: Vec::new(),
+            networked: nodes > 0,
+            fake: FakeNodes { nodes: wanted.fake_nodes.unwrap_or(0), rules: wanted.fake_rules.clone() },
+            api_address: wanted.api_address,
+            ranges,
+            ports,
+            etcd: wanted.etcd.clone(),
+        };
+        let size = wanted.size.or(Size::share(nodes));
+        for index in 0..nodes {
+            config.nodes.push(config.node(index, format!("{}-{index}", wanted.name), size.clone()));
+        }
+        config
+    }
+
+    fn node(&self, index: u8, name: String, size: Size) -> Node {
+        let (address, pods) = (self.ranges.node(index), self.ranges.pods(index));
+        Node { name, address, pod_cidr: pods.to_string(), size }
+    }
+
+    /// Adds a node of this name, or of the first name that is free. What others have stays theirs, so it is as large
+    /// as the first one unless a size is given.
+    ///
+    /// # Errors
+    /// When the name or all ranges are taken.
+    pub fn add_node(&mut self, cluster: &str, name: Option<&str>, size: &Size) -> Result<Node> {
+        let taken = |name: &str| self.nodes.iter().any(|node| node.name == name);
+        if let Some(name) = name.filter(|name| taken(name)) {
+            return Err(Error::NodeExists { name: name.to_owned() });
+        }
+        let free = |index: &u8| {
+            let own = self.ranges.node(*index);
+            !self.nodes.iter().any(|node| node.address == own)
+        };
+        let index = (0..MOST_NODES).find(free).ok_or(Error::Full { what: "range of Pods" })?;
+        let first_free = || (0..=MOST_NODES).map(|at| format!("{cluster}-{at}")).find(|name| !taken(name));
+        let name = name.map(str::to_owned).or_else(first_free).ok_or(Error::Full { what: "node's name" })?;
+        let first = self.nodes.first().map(|node| node.size.clone()).unwrap_or_default();
+        let node = self.node(index, name, size.or(first));
+        self.nodes.push(node.clone());
+        self.networked = true;
+        Ok(node)
+    }
+
+    /// How many of each part of the control plane there are.
+    pub fn control_planes(&self) -> usize {
+        self.ports.control.len()
     }
 
     /// Reads a cluster's description; `None` when there is no such cluster.

@@ -50,7 +50,7 @@ pub enum Error {
     #[error(transparent)]
     Client(#[from] minik_client::ClientError),
     /// The name cannot be a cluster's.
-    #[error("{name:?} cannot be a cluster's name: {problem}")]
+    #[error("{name:?} cannot be a cluster's name, or a node's: {problem}")]
     Name {
         /// As given.
         name: String,
@@ -70,6 +70,39 @@ pub enum Error {
         name: String,
         /// What differs.
         what: String,
+    },
+    /// A node of this name is there already.
+    #[error("the cluster has a node {name:?} already: choose another --name, or remove it first")]
+    NodeExists {
+        /// The name.
+        name: String,
+    },
+    /// There is no such node.
+    #[error("the cluster has no node {name:?} on this machine")]
+    NodeUnknown {
+        /// The name.
+        name: String,
+    },
+    /// Several servers need a store that they can share.
+    #[error(
+        "several control planes need an etcd cluster: the embedded store serves one; name it by --etcd-servers"
+    )]
+    Embedded,
+    /// It runs, and what is wished for needs a new start.
+    #[error(
+        "the cluster {name:?} runs without a network for nodes: stop it first with `minikctl cluster down`"
+    )]
+    Unnetworked {
+        /// The cluster.
+        name: String,
+    },
+    /// An object that every cluster has.
+    #[error("cannot apply {what}")]
+    Bootstrap {
+        /// Its kind and name.
+        what: String,
+        /// The cause.
+        source: minik_client::ClientError,
     },
     /// Nodes need root.
     #[error("a cluster with nodes needs root: run it with sudo, or say --nodes 0 for a control plane only")]

@@ -1,7 +1,7 @@
 //! Where a cluster's files are.
 //!
 //! ```text
-//!  STATE/CLUSTER/  cluster.json  pki/  kubeconfig/  data/  logs/  nodes/NODE/{kubelet,runtime,pods,containers,cni}
+//!  STATE/CLUSTER/  cluster.json  pki/  kubeconfig/  data/  logs/  layers/  nodes/NODE/{kubelet,runtime,pods,containers,cni}
 //!  RUN/CLUSTER/    supervise.sock  pids/  net  NODE/{net,mnt,cgroup,run/}
 //! ```
 //! STATE is `/var/lib/minik` and RUN `/run/minik` for root; below the user's own folders for anyone else.
@@ -83,18 +83,24 @@ impl Roots {
     }
 }
 
-/// A name is part of file names, link names and host names.
-fn check_name(name: &str) -> Result<()> {
+/// A name, of a cluster or a node, is part of file names, link names and host names.
+pub(crate) fn check_name(name: &str) -> Result<()> {
     let bad = |problem| Err(Error::Name { name: name.to_owned(), problem });
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if name.is_empty() || name.len() > 40 {
         return bad("it must have 1 to 40 characters");
+    }
+    if RESERVED.contains(&name) {
+        return bad("a file of the cluster bears it");
     }
     if !name.chars().all(inner) || name.starts_with('-') || name.ends_with('-') {
         return bad("only lower-case letters, digits and inner dashes are allowed");
     }
     Ok(())
 }
+
+/// Files beside the folders of nodes.
+const RESERVED: &[&str] = &["net", "pids", "prepared"];
 
 /// The files of one cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,6 +149,11 @@ impl Layout {
     /// The pin of the cluster's network namespace.
     pub fn net(&self) -> PathBuf {
         self.run.join("net")
+    }
+
+    /// The unpacked layers that all nodes share.
+    pub fn layers(&self) -> PathBuf {
+        self.state.join("layers")
     }
 
     /// The files of a node.

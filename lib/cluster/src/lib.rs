@@ -14,6 +14,7 @@
 //!
 //! Concept: <https://kubernetes.io/docs/concepts/overview/components/>
 
+mod bootstrap;
 mod cgroup;
 mod cluster;
 mod config;
@@ -25,12 +26,13 @@ mod node;
 mod pki;
 mod ranges;
 mod ready;
+mod resolve;
 mod spawn;
 mod supervise;
 mod units;
 
-pub use cluster::{Cluster, Started, Status, Wanted};
-pub use config::{ClusterConfig, Etcd, Node, Ports};
+pub use cluster::{Cluster, Started, Status};
+pub use config::{ClusterConfig, ControlPorts, Etcd, FakeNodes, MOST_NODES, Node, Ports, Size, Wanted};
 pub use error::{Error, Result};
 pub use layout::{Layout, NodeLayout, Roots};
 pub use ranges::Ranges;

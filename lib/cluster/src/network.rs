@@ -2,17 +2,19 @@
 //!
 //! ```text
 //!   node NAME-0 (netns)          cluster (netns)              host
-//!   eth0 B.0.10/24 ── veth ── br0 B.0.1/24 ── veth ── mk-… B.0.2/24, routes to the Pods, nft: masquerade
-//!   default via B.0.2            the API's socket
+//!   eth0 B.0.10/24 ── veth ── br0 B.0.1/24 ── veth ── mk-… B.0.2/24, routes to the Pods of each node and, by the
+//!   default via B.0.2            the API's socket     first node, to the Services; nft: masquerade
 //! ```
 //! Nodes and host share one link, so nothing is forwarded in the cluster's namespace. Links end with their namespaces.
 
-use crate::config::ClusterConfig;
-use crate::error::{Error, Result};
+use crate::config::{ClusterConfig, Node};
+use crate::error::{Error, Result, system};
 use crate::layout::Layout;
+use crate::ranges::Ranges;
 use minik_net::{Cidr, NetNs, Netlink, Route, Veth, nft, sysctl};
+use rustix::fd::OwnedFd;
 use sha2::{Digest, Sha256};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 
 const BRIDGE: &str = "br0";
 const TABLE_FAMILY: &str = "ip";
@@ -58,27 +60,81 @@ pub(crate) fn build(layout: &Layout, config: &ClusterConfig) -> Result<()> {
     plug(&mut inside, bridge, "host")?;
     host.add_address(link, on_link(ranges.host()))?;
     for node in &config.nodes {
-        let ns = NetNs::create_pinned(&layout.node(&node.name).pin("net"))?;
-        let mut own = Netlink::open_in(&ns)?;
-        own.loopback_up()?;
-        let port = &format!("n-{}", node.address.octets()[3]);
-        let eth0 =
-            own.add_veth(&Veth { name: "eth0", peer: port, peer_netns: Some(&cluster), ..Veth::default() })?;
-        plug(&mut inside, bridge, port)?;
-        own.add_address(eth0, on_link(node.address))?;
-        own.replace_route(&Route::to(Cidr::default_v4()).via(ranges.host().into()).dev(eth0))?;
-        ns.run(|| sysctl::write("net/ipv4/ip_forward", "1"))??;
-        let pods = pod_range(node)?;
-        host.replace_route(&Route::to(pods).via(node.address.into()).dev(link))?;
-        for other in config.nodes.iter().filter(|other| other.name != node.name) {
-            own.replace_route(&Route::to(pod_range(other)?).via(other.address.into()).dev(eth0))?;
-        }
+        add_node(layout, config, node)?;
     }
-    nft::load(&rules(&layout.name, &name, ranges.whole()))?;
+    nft::load(&rules(&layout.name, &name, ranges))?;
     Ok(())
 }
 
-fn pod_range(node: &crate::config::Node) -> Result<Cidr> {
+/// Builds a node's part; the cluster's is there, and those of the nodes before it in the list.
+pub(crate) fn add_node(layout: &Layout, config: &ClusterConfig, node: &Node) -> Result<()> {
+    let prefix_len = config.ranges.link().prefix_len();
+    let own_address = Cidr::new(node.address.into(), prefix_len).expect("an IPv4 prefix");
+    let cluster = NetNs::open(layout.net())?;
+    let mut inside = Netlink::open_in(&cluster)?;
+    let ns = NetNs::create_pinned(&layout.node(&node.name).pin("net"))?;
+    let mut own = Netlink::open_in(&ns)?;
+    own.loopback_up()?;
+    let port = &format!("n-{}", node.address.octets()[3]);
+    let eth0 =
+        own.add_veth(&Veth { name: "eth0", peer: port, peer_netns: Some(&cluster), ..Veth::default() })?;
+    let bridge = inside.index_of(BRIDGE)?;
+    plug(&mut inside, bridge, port)?;
+    own.add_address(eth0, own_address)?;
+    own.replace_route(&Route::to(Cidr::default_v4()).via(config.ranges.host().into()).dev(eth0))?;
+    ns.run(|| {
+        sysctl::write("net/ipv4/ip_forward", "1")?;
+        // What the host sends to a Service may go on to another node, over the same link: no reason to tell it.
+        ["all", "eth0"]
+            .iter()
+            .try_for_each(|conf| sysctl::write(&format!("net/ipv4/conf/{conf}/send_redirects"), "0"))
+    })??;
+    let pods = pod_range(node)?;
+    let mut host = Netlink::open()?;
+    let link = host.index_of(&host_link(&layout.name))?;
+    host.replace_route(&Route::to(pods).via(node.address.into()).dev(link))?;
+    for other in config.nodes.iter().take_while(|other| other.name != node.name) {
+        own.replace_route(&Route::to(pod_range(other)?).via(other.address.into()).dev(eth0))?;
+        let mut others = Netlink::open_in(&NetNs::open(layout.node(&other.name).pin("net"))?)?;
+        let link = others.index_of("eth0")?;
+        others.replace_route(&Route::to(pods).via(node.address.into()).dev(link))?;
+    }
+    route_services(layout, config)
+}
+
+/// The host reaches Services by way of the first node, whose kube-proxy serves it like any client from outside.
+fn route_services(layout: &Layout, config: &ClusterConfig) -> Result<()> {
+    let mut host = Netlink::open()?;
+    let route = Route::to(config.ranges.services()).dev(host.index_of(&host_link(&layout.name))?);
+    match config.nodes.first() {
+        Some(first) => Ok(host.replace_route(&route.via(first.address.into()))?),
+        None => match host.delete_route(&route) {
+            Err(error) if error.is_not_found() => Ok(()),
+            other => Ok(other?),
+        },
+    }
+}
+
+/// Takes a node's part away, as far as it is there. It is no longer in the description, and its processes are gone.
+pub(crate) fn remove_node(layout: &Layout, config: &ClusterConfig, node: &Node) -> Result<()> {
+    // Its link ends with its namespace, and with the link the far end.
+    NetNs::unpin(&layout.node(&node.name).pin("net"))?;
+    let pods = pod_range(node)?;
+    let forget = |mut from: Netlink, link: &str| -> Result<()> {
+        let link = from.index_of(link)?;
+        match from.delete_route(&Route::to(pods).via(node.address.into()).dev(link)) {
+            Err(error) if error.is_not_found() => Ok(()),
+            other => Ok(other?),
+        }
+    };
+    forget(Netlink::open()?, &host_link(&layout.name))?;
+    for other in &config.nodes {
+        forget(Netlink::open_in(&NetNs::open(layout.node(&other.name).pin("net"))?)?, "eth0")?;
+    }
+    route_services(layout, config)
+}
+
+fn pod_range(node: &Node) -> Result<Cidr> {
     let source = |_| std::io::Error::new(std::io::ErrorKind::InvalidData, node.pod_cidr.clone());
     node.pod_cidr
         .parse()
@@ -91,14 +147,19 @@ fn plug(inside: &mut Netlink, bridge: u32, port: &str) -> Result<()> {
     Ok(inside.set_up(index)?)
 }
 
-/// Egress bears the host's address; what stays inside keeps its own.
-fn rules(cluster: &str, link: &str, whole: Cidr) -> String {
-    let table = table(cluster);
+/// Egress bears the host's address; what stays inside keeps its own. A packet for a Service that comes back from a node
+/// was not served there, and must not go round.
+fn rules(cluster: &str, link: &str, ranges: Ranges) -> String {
+    let (table, whole, services) = (table(cluster), ranges.whole(), ranges.services());
     format!(
         "table {TABLE_FAMILY} {table} {{\n\
          \tchain egress {{\n\
          \t\ttype nat hook postrouting priority srcnat; policy accept;\n\
          \t\tip saddr {whole} ip daddr != {whole} oifname != \"{link}\" masquerade\n\
+         \t}}\n\
+         \tchain unserved {{\n\
+         \t\ttype filter hook forward priority filter; policy accept;\n\
+         \t\tiifname \"{link}\" ip daddr {services} reject with icmp host-unreachable\n\
          \t}}\n\
          }}\n"
     )
@@ -117,11 +178,21 @@ pub(crate) fn remove(layout: &Layout, config: &ClusterConfig) -> Result<()> {
     Ok(())
 }
 
-/// Opens a listening socket in the cluster's namespace, on the API's own address.
-pub(crate) fn api_socket(layout: &Layout, config: &ClusterConfig) -> Result<std::net::TcpListener> {
-    let address = (config.ranges.api(), config.ports.api);
-    let opened = NetNs::open(layout.net())?.run(|| std::net::TcpListener::bind(address))?;
-    opened.map_err(crate::error::system("listen on the API's address in the cluster's namespace"))
+/// Opens the API's listening sockets: for this machine, for its nodes, and for those on others.
+pub(crate) fn api_sockets(layout: &Layout, config: &ClusterConfig) -> Result<Vec<OwnedFd>> {
+    let port = config.ports.api;
+    let bind = |address: IpAddr| TcpListener::bind((address, port));
+    let local = bind(Ipv4Addr::LOCALHOST.into());
+    let mut sockets = vec![local.map_err(system("listen on the API's port of 127.0.0.1"))?.into()];
+    if config.networked {
+        let opened = NetNs::open(layout.net())?.run(|| bind(config.ranges.api().into()))?;
+        sockets
+            .push(opened.map_err(system("listen on the API's address in the cluster's namespace"))?.into());
+    }
+    if let Some(address) = config.api_address {
+        sockets.push(bind(address).map_err(system("listen on --api-address"))?.into());
+    }
+    Ok(sockets)
 }
 
 #[cfg(test)]

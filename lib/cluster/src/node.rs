@@ -35,8 +35,8 @@ pub(crate) fn make_private(dir: &Path) -> Result<()> {
     mount_change(dir, MountPropagationFlags::PRIVATE).map_err(file("make private", dir))
 }
 
-/// Undoes [`make_private`] with all that is mounted below.
-pub(crate) fn unmount_private(dir: &Path) -> Result<()> {
+/// Takes away what is mounted on a path, with all that is mounted below: undoes [`make_private`], and pins.
+pub(crate) fn unmount_all(dir: &Path) -> Result<()> {
     loop {
         match unmount(dir, UnmountFlags::DETACH) {
             Ok(()) => {}

@@ -51,6 +51,23 @@ pub fn ensure(layout: &Layout, config: &ClusterConfig, now: Timestamp) -> Result
     Ok(made)
 }
 
+/// Removes what a node had.
+///
+/// # Errors
+/// When a file cannot be removed.
+pub fn remove_node(layout: &Layout, node: &str) -> Result<()> {
+    let who = format!("kubelet-{node}");
+    let ends = [".crt", ".key", "-serving.crt", "-serving.key"];
+    let files = ends.iter().map(|end| layout.pki(&format!("{who}{end}")));
+    for path in files.chain([layout.kubeconfig(&who)]) {
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            other => other.map_err(file("remove", &path))?,
+        }
+    }
+    Ok(())
+}
+
 /// How the holder of the administrator's certificate reaches the cluster from this host.
 ///
 /// # Errors
@@ -72,8 +89,10 @@ pub fn admin_access(layout: &Layout, config: &ClusterConfig) -> Result<ServerAcc
 fn identities(config: &ClusterConfig) -> Vec<(String, String)> {
     let local = format!("https://127.0.0.1:{}", config.ports.api);
     let inside = format!("https://{}:{}", config.ranges.api(), config.ports.api);
-    let host = ["admin", "scheduler", "controller-manager"].map(|who| (who.to_owned(), local.clone()));
-    let nodes = config.nodes.iter().map(|node| (format!("kubelet-{}", node.name), inside.clone()));
+    let host = ["admin", "scheduler", "controller-manager", "fake-nodes"];
+    let host = host.map(|who| (who.to_owned(), local.clone()));
+    let nodes = config.nodes.iter().map(|node| format!("kubelet-{}", node.name));
+    let nodes = nodes.chain(["kube-proxy", "dns"].map(str::to_owned)).map(|who| (who, inside.clone()));
     host.into_iter().chain(nodes).collect()
 }
 
@@ -106,12 +125,16 @@ fn subjects(config: &ClusterConfig) -> Vec<Subject> {
     apiserver.extend(
         [config.ranges.api_service(), config.ranges.api(), config.ranges.host()].map(|a| a.to_string()),
     );
+    apiserver.extend(config.api_address.map(|address| address.to_string()));
     let mut all = vec![
         Subject { file: "apiserver".into(), name: "kube-apiserver".into(), group: None, hosts: apiserver },
         client("apiserver-kubelet-client", "kube-apiserver-kubelet-client", Some("system:masters")),
         client("admin", "kubernetes-admin", Some("system:masters")),
         client("scheduler", "system:kube-scheduler", None),
         client("controller-manager", "system:kube-controller-manager", None),
+        client("fake-nodes", "system:fake-nodes", None),
+        client("kube-proxy", "system:kube-proxy", None),
+        client("dns", "system:kube-dns", Some("system:nodes-dns")),
     ];
     for node in &config.nodes {
         let user = format!("system:node:{}", node.name);
@@ -219,16 +242,17 @@ fn ensure_service_account_key(layout: &Layout) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Etcd, Ports};
+    use crate::config::{ControlPorts, Ports, Wanted};
     use crate::layout::Roots;
     use crate::ranges::Ranges;
     use std::os::unix::fs::PermissionsExt;
 
     fn cluster(dir: &Path) -> (Layout, ClusterConfig) {
         let roots = Roots { state: dir.join("s"), run: dir.join("r") };
-        let ports = Ports { api: 6443, scheduler: 1, controller_manager: 2 };
+        let control = vec![ControlPorts { scheduler: 1, controller_manager: 2 }];
+        let wanted = Wanted { name: "c".into(), ..Wanted::default() };
         let ranges = Ranges::choose(&[]).unwrap();
-        let config = ClusterConfig::new("c", 1, "/bin".into(), ranges, ports, Etcd::default());
+        let config = ClusterConfig::new(&wanted, "/bin".into(), ranges, Ports { api: 6443, control });
         (roots.cluster("c").unwrap(), config)
     }
 

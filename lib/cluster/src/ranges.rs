@@ -3,7 +3,7 @@
 //! ```text
 //!  B.0.0/24     nodes and the cluster's own addresses: .1 the API, .2 the host, .10 the first node
 //!  B.16.0/20    Services: .16.1 the API, .16.10 the DNS
-//!  B.128.0/17   Pods: a /24 a node
+//!  B.128.0/17   Pods: a /24 a node, the upper half for nodes on other machines
 //! ```
 
 use crate::error::{Error, Result};
@@ -79,7 +79,17 @@ impl Ranges {
         self.at(0, 10 + index)
     }
 
-    /// The range of a node's Pods.
+    /// The Pods of all nodes, those on other machines too.
+    pub fn all_pods(self) -> Cidr {
+        self.range(128, 17)
+    }
+
+    /// The Pods of nodes on other machines.
+    pub fn joined_pods(self) -> Cidr {
+        self.range(192, 18)
+    }
+
+    /// The range of the Pods of a node on this machine.
     pub fn pods(self, index: u8) -> Cidr {
         self.range(128 + index, 24)
     }
@@ -128,11 +138,13 @@ mod tests {
     #[test]
     fn parts_do_not_overlap_and_are_kept() {
         let ranges = Ranges::choose(&[]).unwrap();
-        let parts = [ranges.link(), ranges.services(), ranges.pods(0), ranges.pods(1)];
+        let last = ranges.pods(crate::config::MOST_NODES - 1);
+        let parts = [ranges.link(), ranges.services(), ranges.pods(0), last, ranges.joined_pods()];
         for (i, one) in parts.iter().enumerate() {
             assert!(ranges.whole().overlaps(one));
             assert!(!parts[i + 1..].iter().any(|other| other.overlaps(one)), "{parts:?}");
         }
+        assert!(ranges.all_pods().overlaps(&parts[2]) && ranges.all_pods().overlaps(&parts[4]));
         assert!(ranges.services().contains(ranges.dns_service().into()));
         let kept: Ranges = serde_json::from_str(&serde_json::to_string(&ranges).unwrap()).unwrap();
         assert_eq!(kept, ranges);

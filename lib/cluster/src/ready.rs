@@ -1,12 +1,17 @@
 //! Waiting until a cluster is ready, by what the API and the supervisor tell.
 
 use crate::cluster::Cluster;
+use crate::config::{ClusterConfig, Node};
 use crate::error::{Error, Result};
 use crate::supervise::control::{Ask, Report, Reports};
-use minik_client::{Change, Informer, Meta, Projection, Source};
-use minik_component::{Shutdown, SystemChance};
+use crate::units::HAS_PROXY;
+use crate::{bootstrap, resolve};
+use minik_client::{Backoff, Change, Informer, Meta, Projection, Source};
+use minik_component::{Shutdown, SystemChance, chain};
 use serde::Deserialize;
 use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -19,7 +24,11 @@ const STARTS: u32 = 4;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Seen {
     ready_nodes: BTreeSet<String>,
+    /// Nodes from which the cluster's DNS answers, by the address of its Service.
+    resolving_nodes: BTreeSet<String>,
     default_account: bool,
+    /// Whether the objects that every cluster has are there, or why not.
+    applied: Option<Result<(), String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -59,15 +68,39 @@ impl Projection for Account {
     }
 }
 
+type BoxFuture = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Makes the objects that every cluster has, as soon as the server takes them.
+async fn apply(client: kube::Client, config: ClusterConfig, tell: Arc<watch::Sender<Seen>>) {
+    let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(1));
+    loop {
+        let result = bootstrap::apply(&client, &config).await.map_err(|error| chain(&error));
+        tell.send_modify(|seen| seen.applied = Some(result.clone()));
+        if result.is_ok() {
+            return;
+        }
+        tokio::time::sleep(backoff.next(&SystemChance)).await;
+    }
+}
+
+/// Asks the cluster's DNS from a node until it answers.
+async fn ask(node: String, pin: PathBuf, server: IpAddr, tell: Arc<watch::Sender<Seen>>) {
+    match resolve::until_answered(&pin, server).await {
+        Ok(()) => tell.send_modify(|seen| drop(seen.resolving_nodes.replace(node))),
+        Err(error) => tracing::error!(node, error = chain(&error), "cannot ask the DNS"),
+    }
+}
+
 impl Cluster {
-    /// Returns when every node is Ready and a Pod can be created in the namespace `default`.
+    /// Gives it the objects that every cluster has, and returns when every node is Ready, reaches the cluster's DNS by
+    /// its Service, and a Pod can be created in the namespace `default`.
     ///
     /// # Errors
     /// When that takes longer than `limit`, or a process does not start.
     pub async fn ready(&self, limit: Duration) -> Result<()> {
         let client = minik_client::connect(&self.admin()?, "default")?;
         let (shutdown, mut parts) = (Shutdown::new(), JoinSet::new());
-        let mut seen = self.follow(client, &shutdown, &mut parts);
+        let mut seen = self.follow(client.clone(), &shutdown, &mut parts);
         let mut reports = Reports::ask(self.layout(), Ask::Follow)
             .await?
             .ok_or_else(|| self.supervisor("does not run".to_owned()))?;
@@ -75,8 +108,15 @@ impl Cluster {
         let mut last = Report::default();
         let result = loop {
             let now = seen.borrow_and_update().clone();
-            if now.default_account
-                && self.config().nodes.iter().all(|node| now.ready_nodes.contains(&node.name))
+            let is_ready = |node: &Node| {
+                now.ready_nodes.contains(&node.name)
+                    && (!HAS_PROXY || now.resolving_nodes.contains(&node.name))
+            };
+            let all = self.config().nodes.len() + self.config().fake.nodes as usize;
+            if now.applied == Some(Ok(()))
+                && now.ready_nodes.len() >= all
+                && now.default_account
+                && self.config().nodes.iter().all(is_ready)
             {
                 break Ok(());
             }
@@ -100,6 +140,7 @@ impl Cluster {
         result
     }
 
+    /// Starts what finds out how far the cluster is; what it finds is in the receiver.
     fn follow(
         &self,
         client: kube::Client,
@@ -120,14 +161,27 @@ impl Cluster {
         });
         let source =
             Source::fields("/api/v1/namespaces/default/serviceaccounts", "metadata.name=default".to_owned());
+        let told = tell.clone();
         let accounts = Informer::<Account>::builder(source).on_change(move |change| {
             if !matches!(change, Change::Deleted(_)) {
-                tell.send_modify(|seen| seen.default_account = true);
+                told.send_modify(|seen| seen.default_account = true);
             }
         });
         let chance = Arc::new(SystemChance);
         parts.spawn(nodes.run(client.clone(), chance.clone(), shutdown.clone()));
-        parts.spawn(accounts.run(client, chance, shutdown.clone()));
+        parts.spawn(accounts.run(client.clone(), chance, shutdown.clone()));
+        let until_end = |part: BoxFuture| {
+            let shutdown = shutdown.clone();
+            // Cancel-safe: what these do can be done any number of times.
+            async move {
+                tokio::select! { () = shutdown.requested() => {}, () = part => {} }
+            }
+        };
+        parts.spawn(until_end(Box::pin(apply(client, self.config().clone(), tell.clone()))));
+        for node in &self.config().nodes {
+            let (pin, dns) = (self.layout().node(&node.name).pin("net"), self.config().ranges.dns_service());
+            parts.spawn(until_end(Box::pin(ask(node.name.clone(), pin, dns.into(), tell.clone()))));
+        }
         seen
     }
 
@@ -156,6 +210,16 @@ impl Cluster {
             .filter(|node| !seen.ready_nodes.contains(&node.name))
             .map(|node| format!("node {} is not Ready", node.name))
             .collect();
+        missing.extend(seen.applied.iter().filter_map(|result| result.clone().err()));
+        let deaf = self.config().nodes.iter().filter(|node| !seen.resolving_nodes.contains(&node.name));
+        missing.extend(deaf.map(|node| format!("the cluster's DNS does not answer on {}", node.name)));
+        let fake = self.config().fake.nodes;
+        if fake > 0 {
+            missing.push(format!(
+                "{} nodes are Ready, {fake} fake ones among those wanted",
+                seen.ready_nodes.len()
+            ));
+        }
         if !seen.default_account {
             missing.push("the namespace default has no ServiceAccount default".to_owned());
         }

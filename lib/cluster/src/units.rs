@@ -3,6 +3,12 @@
 use crate::config::{ClusterConfig, Node};
 use crate::layout::{HOST_NETWORK, Layout, RUNTIME_SOCKET};
 
+/// The cluster's domain.
+pub(crate) const DOMAIN: &str = "cluster.local";
+
+/// Nodes run without kube-proxy until `minik` has one.
+pub(crate) const HAS_PROXY: bool = false;
+
 /// One process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unit {
@@ -23,13 +29,19 @@ pub(crate) const LAST_TURN: u8 = 2;
 
 /// All processes of a cluster.
 pub(crate) fn units(layout: &Layout, config: &ClusterConfig) -> Vec<Unit> {
-    let mut all = vec![apiserver(layout, config)];
-    all.push(control(layout, "scheduler", config.ports.scheduler, &[]));
-    let ca = [format!("--root-ca-file={}", layout.pki("ca.crt").display())];
-    all.push(control(layout, "controller-manager", config.ports.controller_manager, &ca));
+    let planes = 0..config.control_planes();
+    let mut all: Vec<Unit> = planes.clone().map(|plane| apiserver(layout, config, plane)).collect();
+    all.extend(planes.clone().map(|plane| scheduler(layout, config, plane)));
+    all.extend(planes.map(|plane| controller_manager(layout, config, plane)));
+    if config.fake.nodes > 0 {
+        all.push(fake_nodes(layout, config));
+    }
     for node in &config.nodes {
-        all.push(runtime(layout, config, node));
-        all.push(kubelet(layout, config, node));
+        let here = OnNode { layout, config, node };
+        all.extend([here.runtime(), here.kubelet(), here.dns()]);
+        if HAS_PROXY {
+            all.push(here.kube_proxy());
+        }
     }
     all
 }
@@ -40,7 +52,12 @@ fn flags<const N: usize>(service: &str, pairs: [(&str, String); N]) -> Vec<Strin
     std::iter::once(service.to_owned()).chain(pairs).collect()
 }
 
-fn apiserver(layout: &Layout, config: &ClusterConfig) -> Unit {
+/// The name of a part of the control plane: the first one's bears no number.
+fn numbered(name: &str, plane: usize) -> String {
+    if plane == 0 { name.to_owned() } else { format!("{name}-{plane}") }
+}
+
+fn apiserver(layout: &Layout, config: &ClusterConfig, plane: usize) -> Unit {
     let pki = |file: &str| layout.pki(file).display().to_string();
     let mut args = flags(
         "apiserver",
@@ -59,7 +76,7 @@ fn apiserver(layout: &Layout, config: &ClusterConfig) -> Unit {
         ],
     );
     let mut add = |name: &str, value: String| args.push(format!("--{name}={value}"));
-    if !config.nodes.is_empty() {
+    if config.networked {
         add("advertise-address", config.ranges.api().to_string());
     }
     if config.etcd.is_empty() {
@@ -77,91 +94,151 @@ fn apiserver(layout: &Layout, config: &ClusterConfig) -> Unit {
             }
         }
     }
-    Unit { name: "apiserver".to_owned(), args, node: None, listens: true, stop_turn: LAST_TURN }
+    Unit { name: numbered("apiserver", plane), args, node: None, listens: true, stop_turn: LAST_TURN }
+}
+
+fn scheduler(layout: &Layout, config: &ClusterConfig, plane: usize) -> Unit {
+    control(layout, config, ("scheduler", plane), config.ports.control[plane].scheduler)
+}
+
+fn controller_manager(layout: &Layout, config: &ClusterConfig, plane: usize) -> Unit {
+    let port = config.ports.control[plane].controller_manager;
+    let mut unit = control(layout, config, ("controller-manager", plane), port);
+    let pki = |file: &str| layout.pki(file).display().to_string();
+    unit.args.push(format!("--root-ca-file={}", pki("ca.crt")));
+    unit
 }
 
 /// A part of the control plane that is a client of the API.
-fn control(layout: &Layout, name: &str, port: u16, more: &[String]) -> Unit {
+fn control(layout: &Layout, config: &ClusterConfig, (name, plane): (&str, usize), port: u16) -> Unit {
     let pairs = [
         ("kubeconfig", layout.kubeconfig(name).display().to_string()),
-        // There is one of each: nobody waits for a lease.
-        ("leader-elect", "false".to_owned()),
+        // Where there is one of each, nobody waits for a lease.
+        ("leader-elect", (config.control_planes() > 1).to_string()),
         ("metrics-bind-address", format!("127.0.0.1:{port}")),
     ];
-    let mut args = flags(name, pairs);
-    args.extend_from_slice(more);
-    Unit { name: name.to_owned(), args, node: None, listens: false, stop_turn: 0 }
+    Unit { name: numbered(name, plane), args: flags(name, pairs), node: None, listens: false, stop_turn: 0 }
 }
 
-fn runtime(layout: &Layout, config: &ClusterConfig, node: &Node) -> Unit {
-    let args = flags(
-        "runtime",
-        [
+fn fake_nodes(layout: &Layout, config: &ClusterConfig) -> Unit {
+    let pairs = [
+        ("kubeconfig", layout.kubeconfig("fake-nodes").display().to_string()),
+        ("nodes", config.fake.nodes.to_string()),
+    ];
+    let mut args = flags("fake-nodes", pairs);
+    args.extend(config.fake.rules.iter().map(|file| format!("--rules={}", file.display())));
+    Unit { name: "fake-nodes".to_owned(), args, node: None, listens: false, stop_turn: 0 }
+}
+
+/// The processes of one node on this machine.
+struct OnNode<'a> {
+    layout: &'a Layout,
+    config: &'a ClusterConfig,
+    node: &'a Node,
+}
+
+impl OnNode<'_> {
+    fn unit(&self, name: &str, args: Vec<String>, stop_turn: u8) -> Unit {
+        let node = &self.node.name;
+        Unit { name: format!("{node}/{name}"), args, node: Some(node.clone()), listens: false, stop_turn }
+    }
+
+    fn kubeconfig(&self, who: &str) -> (&'static str, String) {
+        ("kubeconfig", self.layout.kubeconfig(who).display().to_string())
+    }
+
+    fn runtime(&self) -> Unit {
+        let pairs = [
             ("listen", format!("unix://{RUNTIME_SOCKET}")),
-            ("root", layout.node(&node.name).state.join("runtime").display().to_string()),
+            ("root", self.layout.node(&self.node.name).state.join("runtime").display().to_string()),
+            ("layers", self.layout.layers().display().to_string()),
             ("state", "/run/minik/runtime".to_owned()),
-            ("shim", config.programs.join("minik-shim").display().to_string()),
-            ("pod-cidr", node.pod_cidr.clone()),
+            ("shim", self.config.programs.join("minik-shim").display().to_string()),
+            ("pod-cidr", self.node.pod_cidr.clone()),
             ("registry-netns", HOST_NETWORK.to_owned()),
-        ],
-    );
-    let name = format!("{}/runtime", node.name);
-    Unit { name, args, node: Some(node.name.clone()), listens: false, stop_turn: 1 }
-}
+        ];
+        self.unit("runtime", flags("runtime", pairs), 1)
+    }
 
-fn kubelet(layout: &Layout, config: &ClusterConfig, node: &Node) -> Unit {
-    let pki = |end: &str| layout.pki(&format!("kubelet-{}{end}", node.name)).display().to_string();
-    let args = flags(
-        "kubelet",
-        [
-            ("kubeconfig", layout.kubeconfig(&format!("kubelet-{}", node.name)).display().to_string()),
+    fn kubelet(&self) -> Unit {
+        let who = format!("kubelet-{}", self.node.name);
+        let pki = |end: &str| self.layout.pki(&format!("{who}{end}")).display().to_string();
+        let pairs = [
+            self.kubeconfig(&who),
             ("container-runtime-endpoint", format!("unix://{RUNTIME_SOCKET}")),
-            ("hostname-override", node.name.clone()),
-            ("node-ip", node.address.to_string()),
-            ("address", node.address.to_string()),
+            ("hostname-override", self.node.name.clone()),
+            ("node-ip", self.node.address.to_string()),
+            ("address", self.node.address.to_string()),
             ("tls-cert-file", pki("-serving.crt")),
             ("tls-private-key-file", pki("-serving.key")),
-            ("client-ca-file", layout.pki("ca.crt").display().to_string()),
-            ("cluster-dns", config.ranges.dns_service().to_string()),
-            ("cluster-domain", "cluster.local".to_owned()),
-        ],
-    );
-    let name = format!("{}/kubelet", node.name);
-    Unit { name, args, node: Some(node.name.clone()), listens: false, stop_turn: 0 }
+            ("client-ca-file", self.layout.pki("ca.crt").display().to_string()),
+            ("cluster-dns", self.config.ranges.dns_service().to_string()),
+            ("cluster-domain", DOMAIN.to_owned()),
+            ("pod-cidr", self.node.pod_cidr.clone()),
+        ];
+        let mut args = flags("kubelet", pairs);
+        let size = [("node-cpu", &self.node.size.cpu), ("node-memory", &self.node.size.memory)];
+        args.extend(size.iter().filter_map(|(name, value)| Some(format!("--{name}={}", value.as_ref()?))));
+        self.unit("kubelet", args, 0)
+    }
+
+    fn kube_proxy(&self) -> Unit {
+        let pairs = [
+            self.kubeconfig("kube-proxy"),
+            ("hostname-override", self.node.name.clone()),
+            ("cluster-cidr", self.config.ranges.all_pods().to_string()),
+        ];
+        self.unit("kube-proxy", flags("kube-proxy", pairs), 1)
+    }
+
+    fn dns(&self) -> Unit {
+        let pairs = [
+            self.kubeconfig("dns"),
+            ("hostname-override", self.node.name.clone()),
+            ("bind-address", self.node.address.to_string()),
+            ("cluster-domain", DOMAIN.to_owned()),
+            ("upstream-netns", HOST_NETWORK.to_owned()),
+        ];
+        self.unit("dns", flags("dns", pairs), 1)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Etcd, Ports};
+    use crate::config::{ControlPorts, Etcd, Ports, Wanted};
     use crate::layout::Roots;
     use crate::ranges::Ranges;
 
-    fn lines(nodes: u8, etcd: Etcd) -> String {
+    fn lines(planes: u16, wanted: &Wanted) -> String {
         let layout = Roots { state: "/s".into(), run: "/r".into() }.cluster("c").unwrap();
-        let ports = Ports { api: 6443, scheduler: 10259, controller_manager: 10257 };
-        let config = ClusterConfig::new("c", nodes, "/bin".into(), Ranges::choose(&[]).unwrap(), ports, etcd);
+        let ports = |plane| ControlPorts { scheduler: 10259 + plane, controller_manager: 10257 + plane };
+        let ports = Ports { api: 6443, control: (0..planes).map(ports).collect() };
+        let config = ClusterConfig::new(wanted, "/bin".into(), Ranges::choose(&[]).unwrap(), ports);
         let units = units(&layout, &config);
         units.iter().map(|unit| format!("{}: {}\n", unit.name, unit.args.join(" "))).collect()
     }
 
     #[test]
     fn one_node() {
-        insta::assert_snapshot!(lines(1, Etcd::default()));
+        insta::assert_snapshot!(lines(1, &Wanted { name: "c".into(), ..Wanted::default() }));
     }
 
     #[test]
-    fn no_node_over_etcd() {
+    fn several_of_each_over_etcd() {
         let etcd = Etcd {
             servers: vec!["https://a:1".into(), "https://b:1".into()],
             ca_file: Some("/ca".into()),
             ..Etcd::default()
         };
-        let text = lines(0, etcd);
+        let wanted = Wanted { nodes: Some(0), fake_nodes: Some(9), etcd, ..Wanted::default() };
+        let text = lines(2, &wanted);
         assert!(text.contains("--etcd-servers=https://a:1,https://b:1 --etcd-cafile=/ca"), "{text}");
-        assert!(
-            !text.contains("kubelet:") && !text.contains("--data-dir") && !text.contains("advertise"),
-            "{text}"
-        );
+        assert!(!text.contains("kubelet:") && !text.contains("--data-dir") && !text.contains("advertise"));
+        let names: Vec<&str> = text.lines().filter_map(|line| line.split(':').next()).collect();
+        let planes = ["apiserver", "apiserver-1", "scheduler", "scheduler-1"];
+        assert_eq!(names[..4], planes);
+        assert_eq!(names[4..], ["controller-manager", "controller-manager-1", "fake-nodes"]);
+        assert_eq!(text.matches("--leader-elect=true").count(), 4, "{text}");
     }
 }

@@ -15,7 +15,7 @@ use std::pin::Pin;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 /// How long a request may take to arrive.
@@ -33,13 +33,20 @@ pub(crate) enum Ask {
     Follow,
     /// Stop everything; the state at each change until all is stopped.
     Stop,
+    /// Read the description again, stop what is no longer in it and start what is new; then as [`Ask::Follow`].
+    Reload,
 }
+
+/// A request on its way to the supervisor, and who waits until it is taken up.
+pub(crate) type Asked = (Ask, oneshot::Sender<()>);
+/// Requests that wait: a connection has one at a time.
+pub(crate) const MOST_ASKED: usize = MOST_CONNECTIONS;
 
 /// The state of all processes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// By name.
+    /// By name; those too that are to be started, or still to be stopped.
     pub units: BTreeMap<String, UnitState>,
     /// All were stopped on request.
     pub stopped: bool,
@@ -55,6 +62,9 @@ pub struct UnitState {
     pub starts: u32,
     /// How it ended the last time.
     pub last_end: Option<String>,
+    /// When it is stopped.
+    #[serde(skip)]
+    pub(crate) stop_turn: u8,
 }
 
 /// The socket: inherited, or made anew.
@@ -83,7 +93,7 @@ pub(crate) fn bind(layout: &Layout) -> Result<std::os::unix::net::UnixListener> 
 pub(crate) async fn serve(
     listener: UnixListener,
     report: watch::Sender<Report>,
-    stop: watch::Sender<Option<u8>>,
+    asked: mpsc::Sender<Asked>,
 ) -> Result<()> {
     let mut open = JoinSet::new();
     loop {
@@ -92,7 +102,7 @@ pub(crate) async fn serve(
             Some(_) = open.join_next(), if !open.is_empty() => {}
             accepted = listener.accept(), if open.len() < MOST_CONNECTIONS => {
                 let (stream, _) = accepted.map_err(system("accept on the control socket"))?;
-                open.spawn(answer(stream, report.subscribe(), stop.clone()));
+                open.spawn(answer(stream, report.subscribe(), asked.clone()));
             }
         }
     }
@@ -105,13 +115,14 @@ pub(crate) async fn flush(serving: &mut Pin<&mut impl Future<Output = Result<()>
 }
 
 /// One connection: whoever breaks it off has nothing to be told.
-async fn answer(stream: UnixStream, mut report: watch::Receiver<Report>, stop: watch::Sender<Option<u8>>) {
+async fn answer(stream: UnixStream, mut report: watch::Receiver<Report>, asked: mpsc::Sender<Asked>) {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
-    let asked = tokio::time::timeout(ASK_WITHIN, BufReader::new(read).read_line(&mut line)).await;
-    let (Ok(Ok(_)), Ok(ask)) = (asked, serde_json::from_str::<Ask>(&line)) else { return };
-    if ask == Ask::Stop {
-        stop.send_if_modified(|turn| turn.is_none() && turn.replace(0).is_none());
+    let came = tokio::time::timeout(ASK_WITHIN, BufReader::new(read).read_line(&mut line)).await;
+    let (Ok(Ok(_)), Ok(ask)) = (came, serde_json::from_str::<Ask>(&line)) else { return };
+    let (taken, wait) = oneshot::channel();
+    if ask != Ask::Follow && (asked.send((ask, taken)).await.is_err() || wait.await.is_err()) {
+        return;
     }
     loop {
         let now = report.borrow_and_update().clone();

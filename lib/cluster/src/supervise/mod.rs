@@ -12,24 +12,24 @@ pub(crate) mod process;
 
 use crate::cgroup::Cgroups;
 use crate::config::{ClusterConfig, make_dir};
-use crate::error::{Error, Result, file, system};
+use crate::error::{Error, Result, file};
 use crate::layout::{Layout, Roots};
 use crate::spawn::{Spawn, inherited};
 use crate::units::{LAST_TURN, Unit, units};
 use crate::{network, pki};
-use control::{Report, UnitState};
+use control::{Ask, Report, UnitState};
 use jiff::Timestamp;
 use minik_component::{Shutdown, TelemetryFlags, chain};
 use process::Process;
 use rustix::fd::OwnedFd;
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 /// The first pause before a process is started again, and the longest one.
@@ -71,21 +71,31 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> Result<()> {
     let config = ClusterConfig::load(&layout)?.ok_or(Error::Unknown { name: flags.cluster })?;
     let _lock = only_one(&layout)?;
     let control = control::listen(&layout, inherited())?;
-    let units = units(&layout, &config);
     let shared = Arc::new(Shared::new(layout, config)?);
     let mut tasks = JoinSet::new();
-    for unit in units {
-        tasks.spawn(keep(shared.clone(), unit));
-    }
+    shared.reload(&mut tasks)?;
     let mut renewal = tokio::time::interval(LOOK_EVERY);
-    let serving = control::serve(control, shared.report.clone(), shared.stop_turn.clone());
+    let (ask, mut asked) = mpsc::channel(control::MOST_ASKED);
+    let serving = control::serve(control, shared.report.clone(), ask);
     tokio::pin!(serving);
     loop {
-        // Cancel-safe: a tick or an ended task is not lost; the server is one future that is polled on.
+        // Cancel-safe: a tick, a request or an ended task is not lost; the server is one future that is polled on.
         tokio::select! {
             () = shutdown.requested() => return Ok(()),
             result = &mut serving => result?,
             _ = renewal.tick() => renew(&shared),
+            Some((ask, taken)) = asked.recv() => {
+                match ask {
+                    Ask::Follow => {}
+                    Ask::Stop => shared.stop(),
+                    Ask::Reload => if let Err(error) = shared.reload(&mut tasks) {
+                        tracing::error!(error = chain(&error), "cannot read the description again");
+                        continue;
+                    },
+                }
+                // Whoever asked may have gone.
+                let _ = taken.send(());
+            }
             ended = tasks.join_next() => match ended {
                 // All have stopped: the last report goes out, and the work is done.
                 None => {
@@ -111,30 +121,66 @@ fn only_one(layout: &Layout) -> Result<File> {
 }
 
 fn renew(shared: &Shared) {
-    match pki::ensure(&shared.layout, &shared.config, Timestamp::now()) {
+    match pki::ensure(&shared.layout, &shared.config(), Timestamp::now()) {
         Ok(true) => tracing::info!("renewed certificates"),
         Ok(false) => {}
         Err(error) => tracing::error!(error = chain(&error), "cannot renew the certificates"),
     }
 }
 
+/// What shall stop.
+#[derive(Debug, Clone, Default)]
+struct Stop {
+    /// Units of this and earlier turns.
+    turn: Option<u8>,
+    /// Units that are no longer in the description.
+    gone: BTreeSet<String>,
+}
+
 /// What all units' tasks share.
 struct Shared {
     layout: Layout,
-    config: ClusterConfig,
+    config: Mutex<Arc<ClusterConfig>>,
     cgroups: Cgroups,
     /// The API's listening sockets: whoever connects while the apiserver starts waits in their queue.
-    sockets: std::sync::OnceLock<Vec<OwnedFd>>,
+    sockets: OnceLock<Vec<OwnedFd>>,
     report: watch::Sender<Report>,
-    /// Units of this and earlier turns shall stop.
-    stop_turn: watch::Sender<Option<u8>>,
+    stop: watch::Sender<Stop>,
 }
 
 impl Shared {
     fn new(layout: Layout, config: ClusterConfig) -> Result<Shared> {
         let cgroups = Cgroups::of(&layout.name)?;
-        let (report, stop_turn) = (watch::Sender::new(Report::default()), watch::Sender::new(None));
-        Ok(Shared { layout, config, cgroups, sockets: std::sync::OnceLock::new(), report, stop_turn })
+        let (report, stop) = (watch::Sender::new(Report::default()), watch::Sender::new(Stop::default()));
+        let config = Mutex::new(Arc::new(config));
+        Ok(Shared { layout, config, cgroups, sockets: OnceLock::new(), report, stop })
+    }
+
+    /// The description as it is now.
+    fn config(&self) -> Arc<ClusterConfig> {
+        // It is replaced as a whole.
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Starts what is in the description and has no task yet, and stops what is no longer in it.
+    fn reload(self: &Arc<Shared>, tasks: &mut JoinSet<()>) -> Result<()> {
+        if let Some(config) = ClusterConfig::load(&self.layout)? {
+            *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+        }
+        let wanted = units(&self.layout, &self.config());
+        let kept: BTreeSet<String> = self.report.borrow().units.keys().cloned().collect();
+        let gone =
+            kept.iter().filter(|name| !wanted.iter().any(|unit| unit.name == **name)).cloned().collect();
+        self.stop.send_modify(|stop| stop.gone = gone);
+        for unit in wanted.into_iter().filter(|unit| !kept.contains(&unit.name)) {
+            self.state(&unit, |state| state.stop_turn = unit.stop_turn);
+            tasks.spawn(keep(self.clone(), unit));
+        }
+        Ok(())
+    }
+
+    fn stop(&self) {
+        self.stop.send_if_modified(|stop| stop.turn.is_none() && stop.turn.replace(0).is_none());
     }
 
     fn state(&self, unit: &Unit, change: impl FnOnce(&mut UnitState)) {
@@ -146,19 +192,14 @@ impl Shared {
         if let Some(sockets) = self.sockets.get() {
             return Ok(sockets);
         }
-        let local = std::net::TcpListener::bind(("127.0.0.1", self.config.ports.api))
-            .map_err(system("listen on the API's port of 127.0.0.1"))?;
-        let mut sockets: Vec<OwnedFd> = vec![local.into()];
-        if !self.config.nodes.is_empty() {
-            sockets.push(network::api_socket(&self.layout, &self.config)?.into());
-        }
+        let sockets = network::api_sockets(&self.layout, &self.config())?;
         Ok(self.sockets.get_or_init(|| sockets))
     }
 
     fn spawn(&self, unit: &Unit) -> Result<Process> {
         let log = self.layout.log(&unit.name);
         let out = File::options().create(true).append(true).open(&log).map_err(file("open", &log))?;
-        let program = self.config.programs.join("minik");
+        let program = self.config().programs.join("minik");
         let short = unit.name.rsplit('/').next().unwrap_or(&unit.name);
         let (cgroups, namespaces) = match &unit.node {
             None => (self.cgroups.enter(&format!("control-plane/{short}"))?, Vec::new()),
@@ -189,7 +230,7 @@ impl Shared {
 
 /// Keeps one unit running until its turn to stop.
 async fn keep(shared: Arc<Shared>, unit: Unit) {
-    let mut stop = shared.stop_turn.subscribe();
+    let mut stop = shared.stop.subscribe();
     let mut pause = FIRST_PAUSE;
     let mut found = Process::recall(&shared.layout.pid(&unit.name));
     loop {
@@ -207,7 +248,7 @@ async fn keep(shared: Arc<Shared>, unit: Unit) {
                 // Cancel-safe: both only wait.
                 tokio::select! {
                     end = process.ended() => end,
-                    () = turn_comes(&mut stop, unit.stop_turn) => {
+                    () = turn_comes(&mut stop, &unit) => {
                         terminate(&unit, &process).await;
                         break;
                     }
@@ -220,31 +261,34 @@ async fn keep(shared: Arc<Shared>, unit: Unit) {
         // Cancel-safe: both only wait.
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = turn_comes(&mut stop, unit.stop_turn) => break,
+            () = turn_comes(&mut stop, &unit) => break,
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
     if let Err(error) = process::forget(&shared.layout.pid(&unit.name)) {
         tracing::warn!(unit = unit.name, error = chain(&error), "cannot forget the process");
     }
-    shared.state(&unit, |state| state.pid = None);
+    if stop.borrow().gone.contains(&unit.name) {
+        shared.report.send_modify(|report| drop(report.units.remove(&unit.name)));
+    } else {
+        shared.state(&unit, |state| state.pid = None);
+    }
     next_turn(&shared);
 }
 
-async fn turn_comes(stop: &mut watch::Receiver<Option<u8>>, turn: u8) {
+async fn turn_comes(stop: &mut watch::Receiver<Stop>, unit: &Unit) {
+    let ours =
+        |stop: &Stop| stop.turn.is_some_and(|now| now >= unit.stop_turn) || stop.gone.contains(&unit.name);
     // The sender lives in what all tasks share.
-    let _ = stop.wait_for(|now| now.is_some_and(|now| now >= turn)).await;
+    let _ = stop.wait_for(ours).await;
 }
 
 /// When all of a turn are gone, the next one's turn comes.
 fn next_turn(shared: &Shared) {
     let report = shared.report.borrow();
-    let running: BTreeMap<&str, bool> =
-        report.units.iter().map(|(name, state)| (name.as_str(), state.pid.is_some())).collect();
-    let all = units(&shared.layout, &shared.config);
-    let runs = |unit: &Unit| running.get(unit.name.as_str()).copied().unwrap_or(false);
-    let next = all.iter().filter(|unit| runs(unit)).map(|unit| unit.stop_turn).min().unwrap_or(LAST_TURN);
-    shared.stop_turn.send_if_modified(|now| match now {
+    let running = report.units.values().filter(|state| state.pid.is_some());
+    let next = running.map(|state| state.stop_turn).min().unwrap_or(LAST_TURN);
+    shared.stop.send_if_modified(|stop| match &mut stop.turn {
         Some(turn) if *turn < next => {
             *turn = next;
             true
