@@ -2,47 +2,42 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use minik_apimachinery::field::{ErrorList, FieldError, Path};
+use serde_json::Value;
 
 use crate::format::{self, invalid};
 use crate::meta::check_nonnegative;
+use crate::view::str_at;
 
 const REASON_MAX: usize = 1024;
 const MESSAGE_MAX: usize = 32 * 1024;
 
-/// The conditions of a status: each type once, with a known status, a time and a reason.
-pub(crate) fn check_conditions(conditions: &[Condition], path: &Path, errors: &mut ErrorList) {
+/// The conditions of an object's status: each type once, with a known status, a time and a reason.
+pub(crate) fn check_conditions(obj: &Value, errors: &mut ErrorList) {
+    let path = Path::new("status").child("conditions");
     let mut seen = BTreeSet::new();
-    for (i, condition) in conditions.iter().enumerate() {
+    let conditions = obj.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten();
+    for (i, condition) in conditions.enumerate() {
         let at = path.index(i);
-        let kind = &condition.type_;
-        if kind.is_empty() {
-            errors.push(FieldError::required(&at.child("type"), "must be set"));
-        } else {
-            invalid(format::qualified_name(kind), kind, &at.child("type"), errors);
-            if !seen.insert(kind) {
-                errors.push(FieldError::duplicate(&at.child("type"), kind.as_str()));
-            }
+        let text = |field: &str| str_at(condition, &[field]);
+        let kind = text("type");
+        if !seen.insert(kind) {
+            errors.push(FieldError::duplicate(&at.child("type"), kind));
         }
+        invalid(format::qualified_name(kind), kind, &at.child("type"), errors);
         let states = ["False", "True", "Unknown"];
-        if !states.contains(&condition.status.as_str()) {
-            errors.push(FieldError::not_supported(&at.child("status"), condition.status.as_str(), &states));
+        if !states.contains(&text("status")) {
+            errors.push(FieldError::not_supported(&at.child("status"), text("status"), &states));
         }
-        check_nonnegative(
-            condition.observed_generation.unwrap_or(0),
-            &at.child("observedGeneration"),
-            errors,
-        );
-        if condition.last_transition_time.0 == jiff::Timestamp::UNIX_EPOCH {
-            errors.push(FieldError::required(&at.child("lastTransitionTime"), "must be set"));
+        let generation = condition["observedGeneration"].as_i64().unwrap_or(0);
+        check_nonnegative(generation, &at.child("observedGeneration"), errors);
+        for field in ["lastTransitionTime", "reason"].into_iter().filter(|field| text(field).is_empty()) {
+            errors.push(FieldError::required(&at.child(field), "must be set"));
         }
-        if condition.reason.is_empty() {
-            errors.push(FieldError::required(&at.child("reason"), "must be set"));
-        } else {
-            check_reason(&condition.reason, &at.child("reason"), errors);
+        if !text("reason").is_empty() {
+            check_reason(text("reason"), &at.child("reason"), errors);
         }
-        if condition.message.len() > MESSAGE_MAX {
+        if text("message").len() > MESSAGE_MAX {
             errors.push(FieldError::too_long(&at.child("message"), MESSAGE_MAX));
         }
     }

@@ -35,7 +35,9 @@ pub(crate) fn value_of(value: Option<&IntOrString>) -> u64 {
     match value {
         None => 0,
         Some(IntOrString::Int(number)) => number.unsigned_abs().into(),
-        Some(IntOrString::String(text)) => percent(text).or_else(|| text.parse().ok()).unwrap_or(0),
+        Some(IntOrString::String(text)) => {
+            percent(text).unwrap_or_else(|| text.parse().map_or(0, i64::unsigned_abs))
+        }
     }
 }
 

@@ -14,8 +14,6 @@
 //! another object comes in as an argument ([`Context`]) or is done by the apiserver.
 
 mod apps;
-mod authentication;
-mod authorization;
 mod certificates;
 mod conditions;
 mod coordination;
@@ -30,6 +28,7 @@ mod quantity;
 mod rbac;
 mod resource;
 mod resources;
+mod reviews;
 mod scale;
 mod scheduling;
 mod selector;

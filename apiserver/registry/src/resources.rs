@@ -1,8 +1,8 @@
 //! The list of what is served.
 
 use crate::{
-    Resource, Strategy, apps, authentication, authorization, certificates, coordination, core, discovery,
-    networking, policy, rbac, scheduling,
+    Resource, Strategy, apps, certificates, coordination, core, discovery, networking, policy, rbac, reviews,
+    scheduling,
 };
 
 /// Every built-in kind, in discovery's order (group by group, plural names sorted).
@@ -35,12 +35,12 @@ const ALL: &[&dyn Strategy] = &[
     &apps::controller_revision::ControllerRevision,
     &apps::deployment::Deployment,
     &apps::replica_set::ReplicaSet,
-    &authentication::self_subject_review::SelfSubjectReview,
-    &authentication::token_review::TokenReview,
-    &authorization::local_subject_access_review::LocalSubjectAccessReview,
-    &authorization::self_subject_access_review::SelfSubjectAccessReview,
-    &authorization::self_subject_rules_review::SelfSubjectRulesReview,
-    &authorization::subject_access_review::SubjectAccessReview,
+    &reviews::SELF_SUBJECT,
+    &reviews::TOKEN,
+    &reviews::LOCAL_SUBJECT_ACCESS,
+    &reviews::SELF_SUBJECT_ACCESS,
+    &reviews::SELF_SUBJECT_RULES,
+    &reviews::SUBJECT_ACCESS,
     &certificates::certificate_signing_request::CertificateSigningRequest,
     &coordination::lease::Lease,
     &discovery::endpoint_slice::EndpointSlice,
@@ -48,9 +48,9 @@ const ALL: &[&dyn Strategy] = &[
     &networking::ip_address::IpAddress,
     &networking::service_cidr::ServiceCidr,
     &policy::pod_disruption_budget::PodDisruptionBudget,
-    &rbac::cluster_role_binding::ClusterRoleBinding,
-    &rbac::cluster_role::ClusterRole,
-    &rbac::role_binding::RoleBinding,
-    &rbac::role::Role,
+    &rbac::binding::CLUSTER_ROLE_BINDING,
+    &rbac::role::CLUSTER_ROLE,
+    &rbac::binding::ROLE_BINDING,
+    &rbac::role::ROLE,
     &scheduling::priority_class::PriorityClass,
 ];

@@ -58,6 +58,22 @@ pub(crate) fn carry_over(obj: &mut Value, old: &Value, field: &str) {
     }
 }
 
+/// Puts the old metadata back, but for what the system itself writes.
+pub(crate) fn carry_over_metadata(obj: &mut Value, old: &Value) {
+    let old_meta = old.get("metadata").cloned().unwrap_or_default();
+    let Some(meta) = obj.get_mut("metadata") else { return };
+    for field in [
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "labels",
+        "annotations",
+        "finalizers",
+        "ownerReferences",
+    ] {
+        carry_over(meta, &old_meta, field);
+    }
+}
+
 /// Removes a field at a path of field names.
 pub(crate) fn remove_at(obj: &mut Value, path: &[&str]) {
     let Some((last, parents)) = path.split_last() else { return };

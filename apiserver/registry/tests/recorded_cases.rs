@@ -50,7 +50,7 @@ fn recorded() -> PathBuf {
 }
 
 /// Cases that came out the same when this was last raised; it only goes up.
-const FLOOR: usize = 7913;
+const FLOOR: usize = 7934;
 
 struct Kind {
     strategy: &'static dyn Strategy,

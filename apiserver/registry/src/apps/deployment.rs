@@ -157,6 +157,7 @@ fn check_status(obj: &Value, old: &Value, errors: &mut ErrorList) {
         "readyReplicas",
         "availableReplicas",
         "unavailableReplicas",
+        "terminatingReplicas",
         "collisionCount",
     ];
     workload::check_counts(obj, &counts, &["updatedReplicas", "readyReplicas", "availableReplicas"], errors);

@@ -69,7 +69,7 @@ impl Strategy for ReplicaSet {
         let mut errors = ErrorList::new();
         if part == Part::Status {
             let parts = ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
-            let counts = [&["replicas", "observedGeneration"][..], &parts].concat();
+            let counts = [&["replicas", "terminatingReplicas", "observedGeneration"][..], &parts].concat();
             workload::check_counts(obj, &counts, &parts, &mut errors);
             return errors;
         }

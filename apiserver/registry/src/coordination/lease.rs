@@ -13,7 +13,6 @@ use jiff::Timestamp;
 
 const RESOURCE: Resource = Resource {
     singular: "lease",
-    short_names: &[],
     allow_create_on_update: true,
     allow_unconditional_update: false,
     ..Resource::grouped("coordination.k8s.io", "Lease", "LeaseList", "leases")

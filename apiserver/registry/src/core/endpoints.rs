@@ -14,6 +14,7 @@ const RESOURCE: Resource = Resource {
     singular: "endpoints",
     short_names: &["ep"],
     storage_prefix: Some("services/endpoints"),
+    allow_create_on_update: true,
     deprecated: "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
     ..Resource::core("Endpoints", "EndpointsList", "endpoints")
 };

@@ -19,7 +19,7 @@ use crate::{Context, MetaRules, NameRule, Part, Strategy};
 use jiff::Timestamp;
 
 const RESOURCE: Resource =
-    Resource { singular: "secret", short_names: &[], ..Resource::core("Secret", "SecretList", "secrets") };
+    Resource { singular: "secret", ..Resource::core("Secret", "SecretList", "secrets") };
 
 const COLUMNS: &[Column] = &[
     Column::NAME,

@@ -16,7 +16,6 @@ use jiff::Timestamp;
 
 const RESOURCE: Resource = Resource {
     singular: "endpointslice",
-    short_names: &[],
     ..Resource::grouped("discovery.k8s.io", "EndpointSlice", "EndpointSliceList", "endpointslices")
 };
 

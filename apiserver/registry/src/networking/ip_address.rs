@@ -1,14 +1,13 @@
 //! IPAddress: <https://kubernetes.io/docs/reference/networking/virtual-ips/#ip-address-objects>.
 
 use jiff::Timestamp;
-use k8s_openapi::api::networking::v1 as api;
 use minik_apimachinery::field::{ErrorList, FieldError, Path};
 use serde_json::{Value, json};
 
 use crate::format::{self, invalid};
 use crate::meta::IMMUTABLE;
 use crate::resource::*;
-use crate::view::{str_at, text, view};
+use crate::view::str_at;
 use crate::{Column, Context, MetaRules, NameRule, Part, Strategy, table};
 
 const RESOURCE: Resource = Resource {
@@ -30,23 +29,21 @@ impl Strategy for IpAddress {
     }
 
     fn meta_rules(&self) -> MetaRules {
-        MetaRules::new(NameRule::Address)
+        MetaRules::new(NameRule::Address).full_on_update()
     }
 
     fn validate_create(&self, obj: &Value, _cx: &Context<'_>) -> ErrorList {
         let mut errors = ErrorList::new();
-        check_given(obj, &mut errors);
-        if let Some(tree) = obj.pointer("/spec/parentRef").filter(|tree| !tree.is_null())
-            && let Some(parent) = view::<api::ParentReference>(tree, &mut errors)
-        {
-            check_parent(&parent, &Path::new("spec").child("parentRef"), &mut errors);
+        let path = Path::new("spec").child("parentRef");
+        match obj.pointer("/spec/parentRef").filter(|parent| !parent.is_null()) {
+            None => errors.push(FieldError::required(&path, "an address belongs to something")),
+            Some(parent) => check_parent(parent, &path, &mut errors),
         }
         errors
     }
 
-    fn validate_update(&self, _part: Part, obj: &Value, old: &Value, _cx: &Context<'_>) -> ErrorList {
-        let mut errors = ErrorList::new();
-        check_given(obj, &mut errors);
+    fn validate_update(&self, _part: Part, obj: &Value, old: &Value, cx: &Context<'_>) -> ErrorList {
+        let mut errors = self.validate_create(obj, cx);
         let parent = |o: &Value| o.pointer("/spec/parentRef").cloned();
         if parent(obj) != parent(old) {
             let path = Path::new("spec").child("parentRef");
@@ -72,28 +69,20 @@ impl Strategy for IpAddress {
     }
 }
 
-/// An address belongs to something, which has a name.
-fn check_given(obj: &Value, errors: &mut ErrorList) {
-    let path = Path::new("spec").child("parentRef");
-    let Some(parent) = obj.pointer("/spec/parentRef").filter(|tree| !tree.is_null()) else {
-        errors.push(FieldError::required(&path, ""));
-        return;
-    };
-    for field in ["resource", "name"].into_iter().filter(|field| str_at(parent, &[field]).is_empty()) {
-        errors.push(FieldError::required(&path.child(field), ""));
-    }
-}
-
-fn check_parent(parent: &api::ParentReference, path: &Path, errors: &mut ErrorList) {
-    let group = text(&parent.group);
-    if !group.is_empty() {
-        invalid(format::dns_subdomain(group), group, &path.child("group"), errors);
-    }
-    for (field, value) in [("resource", &parent.resource), ("name", &parent.name)] {
-        invalid(format::path_segment(value), value, &path.child(field), errors);
-    }
-    let namespace = text(&parent.namespace);
-    if !namespace.is_empty() {
-        invalid(format::path_segment(namespace), namespace, &path.child("namespace"), errors);
+fn check_parent(parent: &Value, path: &Path, errors: &mut ErrorList) {
+    type Rule = fn(&str) -> format::Faults;
+    let fields: [(&str, Rule, bool); 4] = [
+        ("group", format::dns_subdomain, false),
+        ("resource", format::path_segment, true),
+        ("namespace", format::path_segment, false),
+        ("name", format::path_segment, true),
+    ];
+    for (field, rule, needed) in fields {
+        let (value, at) = (str_at(parent, &[field]), path.child(field));
+        if !value.is_empty() {
+            invalid(rule(value), value, &at, errors);
+        } else if needed {
+            errors.push(FieldError::required(&at, ""));
+        }
     }
 }

@@ -3,12 +3,12 @@
 use jiff::Timestamp;
 use k8s_openapi::api::networking::v1 as api;
 use minik_apimachinery::field::{ErrorList, FieldError, Path};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::format::{are_dual_stack_ranges, check_cidr};
 use crate::meta::IMMUTABLE;
 use crate::resource::*;
-use crate::view::{carry_over, items, view};
+use crate::view::{carry_over, carry_over_metadata, items, view};
 use crate::{Column, Context, Part, Strategy, table};
 
 const KIND: Kind = Kind { group: "networking.k8s.io", version: "v1", kind: "ServiceCIDR" };
@@ -16,9 +16,9 @@ const KIND: Kind = Kind { group: "networking.k8s.io", version: "v1", kind: "Serv
 const RESOURCE: Resource = Resource {
     singular: "servicecidr",
     scope: Scope::Cluster,
+    subresources: &[Subresource::other("status", KIND, Verbs::STATUS)],
     ..Resource::grouped("networking.k8s.io", "ServiceCIDR", "ServiceCIDRList", "servicecidrs")
-}
-.with_status(&[Subresource::status(KIND, &[&["spec"]])]);
+};
 
 const COLUMNS: &[Column] = &[Column::NAME, Column::text("CIDRs", "Ranges of addresses."), Column::AGE];
 
@@ -30,14 +30,12 @@ impl Strategy for ServiceCidr {
         &RESOURCE
     }
 
-    fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
-        if let Some(map) = obj.as_object_mut() {
-            map.insert("status".into(), json!({}));
-        }
-    }
-
+    // Stock lets a writer of the object write its status, too.
     fn prepare_update(&self, part: Part, obj: &mut Value, old: &Value, _cx: &Context<'_>) {
-        carry_over(obj, old, if part == Part::Status { "spec" } else { "status" });
+        if part == Part::Status {
+            carry_over(obj, old, "spec");
+            carry_over_metadata(obj, old);
+        }
     }
 
     fn validate_create(&self, obj: &Value, _cx: &Context<'_>) -> ErrorList {

@@ -10,7 +10,7 @@ use crate::int_or_percent::{check_at_most_all, check_int_or_percent};
 use crate::meta::check_nonnegative;
 use crate::resource::*;
 use crate::selector::check_label_selector;
-use crate::view::{at, carry_over, generation, items, set_generation, view};
+use crate::view::{at, carry_over, generation, set_generation, view};
 use crate::{Column, Context, MetaRules, NameRule, Part, Strategy, table};
 
 const KIND: Kind = Kind { group: "policy", version: "v1", kind: "PodDisruptionBudget" };
@@ -63,23 +63,19 @@ impl Strategy for PodDisruptionBudget {
         }
     }
 
-    fn validate_create(&self, obj: &Value, _cx: &Context<'_>) -> ErrorList {
-        let mut errors = ErrorList::new();
-        if let Some(budget) = view::<api::PodDisruptionBudget>(obj, &mut errors) {
-            check_spec(&budget.spec.unwrap_or_default(), None, &mut errors);
-        }
-        errors
+    fn validate_create(&self, obj: &Value, cx: &Context<'_>) -> ErrorList {
+        self.validate_update(Part::Main, obj, &Value::Null, cx)
     }
 
     fn validate_update(&self, part: Part, obj: &Value, old: &Value, _cx: &Context<'_>) -> ErrorList {
         let mut errors = ErrorList::new();
-        let Some(new) = view::<api::PodDisruptionBudget>(obj, &mut errors) else { return errors };
         if part == Part::Status {
-            check_status(&new.status.unwrap_or_default(), &mut errors);
+            check_status(obj, &mut errors);
             return errors;
         }
-        let Some(was) = view::<api::PodDisruptionBudget>(old, &mut errors) else { return errors };
-        check_spec(&new.spec.unwrap_or_default(), was.spec.as_ref(), &mut errors);
+        let of = |o: &Value, errors: &mut ErrorList| o.get("spec").and_then(|tree| view(tree, errors));
+        let (spec, before) = (of(obj, &mut errors), of(old, &mut errors));
+        check_spec(&spec.unwrap_or_default(), before.as_ref(), &mut errors);
         errors
     }
 
@@ -129,15 +125,10 @@ fn check_spec(
     }
 }
 
-fn check_status(status: &api::PodDisruptionBudgetStatus, errors: &mut ErrorList) {
-    let path = Path::new("status");
-    check_conditions(items(&status.conditions), &path.child("conditions"), errors);
-    for (field, count) in [
-        ("disruptionsAllowed", status.disruptions_allowed),
-        ("currentHealthy", status.current_healthy),
-        ("desiredHealthy", status.desired_healthy),
-        ("expectedPods", status.expected_pods),
-    ] {
-        check_nonnegative(count.unwrap_or(0).into(), &path.child(field), errors);
+fn check_status(obj: &Value, errors: &mut ErrorList) {
+    check_conditions(obj, errors);
+    for field in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
+        let count = at(obj, &["status", field]).and_then(Value::as_i64).unwrap_or(0);
+        check_nonnegative(count, &Path::new("status").child(field), errors);
     }
 }

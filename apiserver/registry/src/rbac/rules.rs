@@ -7,7 +7,8 @@ use crate::format::{self, invalid};
 use crate::resource::Scope;
 use crate::view::{items, text};
 
-const GROUP: &str = "rbac.authorization.k8s.io";
+/// The group of all of RBAC.
+pub(super) const GROUP: &str = "rbac.authorization.k8s.io";
 
 /// The rules of a role; one in a namespace cannot speak of URLs.
 pub(crate) fn check_rules(rules: &[PolicyRule], scope: Scope, errors: &mut ErrorList) {

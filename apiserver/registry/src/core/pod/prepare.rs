@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::qos;
 use crate::Part;
-use crate::view::{at, carry_over, generation, items, set_generation, str_at, try_view};
+use crate::view::{at, carry_over, carry_over_metadata, generation, items, set_generation, str_at, try_view};
 
 /// A new Pod: pending, of the first generation, without what stock v1.37 has switched off.
 pub(crate) fn create(obj: &mut Value, now: Timestamp) {
@@ -199,7 +199,7 @@ pub(crate) fn update(part: Part, obj: &mut Value, old: &Value) {
         Part::Status => return update_status(obj, old),
         Part::EphemeralContainers => {
             let ephemeral = at(obj, &["spec", "ephemeralContainers"]).cloned();
-            reset_meta(obj, old);
+            carry_over_metadata(obj, old);
             carry_over(obj, old, "spec");
             if let Some(spec) = obj.get_mut("spec").and_then(Value::as_object_mut) {
                 match ephemeral {
@@ -223,22 +223,6 @@ pub(crate) fn update(part: Part, obj: &mut Value, old: &Value) {
     drop_disabled(obj, Some(old));
     if obj.get("spec") != old.get("spec") {
         set_generation(obj, generation(old) + 1);
-    }
-}
-
-/// Of metadata, what a subresource does not change.
-fn reset_meta(obj: &mut Value, old: &Value) {
-    let old_meta = old.get("metadata").cloned().unwrap_or_default();
-    let Some(meta) = obj.get_mut("metadata") else { return };
-    for field in [
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "labels",
-        "annotations",
-        "finalizers",
-        "ownerReferences",
-    ] {
-        carry_over(meta, &old_meta, field);
     }
 }
 
@@ -298,7 +282,7 @@ fn update_resize(obj: &mut Value, old: &Value) {
     if lists.iter().any(|list| count(&spec, list) != count(&old_spec, list)) {
         return;
     }
-    reset_meta(obj, old);
+    carry_over_metadata(obj, old);
     let mut merged = old_spec.clone();
     for list in lists {
         let (Some(new), Some(was)) =
