@@ -18,7 +18,7 @@ use minik_storage::{Cache, Change, Everything, Header, Item, Revision, Snapshot,
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -60,8 +60,6 @@ pub struct World {
     reached: watch::Sender<Revision>,
     /// The last revision that was written through this server.
     written: AtomicU64,
-    /// Whether the store's changes come in.
-    following: AtomicBool,
 }
 
 impl World {
@@ -114,7 +112,6 @@ impl World {
             folders,
             reached,
             written: AtomicU64::new(revision.0),
-            following: AtomicBool::new(false),
         })
     }
 
@@ -147,11 +144,6 @@ impl World {
     /// The revision that all caches have.
     pub fn reached(&self) -> Revision {
         *self.reached.borrow()
-    }
-
-    /// Whether the store's changes come in: the caches are what is stored, but for a moment.
-    pub fn is_following(&self) -> bool {
-        self.following.load(Ordering::Relaxed)
     }
 
     /// Remembers a write, so that later requests see it.
@@ -210,7 +202,6 @@ impl World {
                 () = shutdown.requested() => return,
                 ended = self.follow(&mut failures) => ended,
             };
-            self.following.store(false, Ordering::Relaxed);
             let result = match ended {
                 StorageError::Compacted { .. } => self.read_again().await,
                 error => Err(error),
@@ -230,7 +221,6 @@ impl World {
             Ok(changes) => changes,
             Err(error) => return error,
         };
-        self.following.store(true, Ordering::Relaxed);
         let mut waiting = Vec::new();
         while changes.recv_many(&mut waiting, AT_ONCE).await > 0 {
             *failures = 0;

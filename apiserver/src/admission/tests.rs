@@ -75,7 +75,13 @@ impl Request<'_> {
     }
 
     /// Walks the chain twice; gives the object as it came out.
-    fn over(&self, stored: Stored, mut object: Value) -> Result<Value, ApiError> {
+    fn over(&self, stored: Stored, object: Value) -> Result<Value, ApiError> {
+        self.warned(stored, object).0
+    }
+
+    /// The same with the warnings.
+    fn warned(&self, stored: Stored, mut object: Value) -> (Result<Value, ApiError>, Vec<String>) {
+        let warnings = Warnings::default();
         let (plural, subresource) = self.resource.split_once('/').unwrap_or((self.resource, ""));
         let strategy =
             minik_registry::all().iter().find(|strategy| strategy.resource().plural == plural).unwrap();
@@ -92,12 +98,12 @@ impl Request<'_> {
             options: &Value::Null,
             now: jiff::Timestamp::UNIX_EPOCH,
             chance: &SeededChance::new(1),
-            warnings: &Warnings::default(),
+            warnings: &warnings,
         };
         let chain = chain(Arc::new(stored), Arc::new(Reader));
-        chain.admit(&attributes, &mut object)?;
-        chain.validate(&attributes, &object)?;
-        Ok(object)
+        let result =
+            chain.admit(&attributes, &mut object).and_then(|()| chain.validate(&attributes, &object));
+        (result.map(|()| object), warnings.take())
     }
 
     fn allowed(&self, object: Value) -> Value {
@@ -430,7 +436,14 @@ impl Rights for Reader {
     }
 
     fn may(&self, attributes: &crate::authz::Attributes) -> bool {
-        attributes.verb == "bind" && attributes.resource.as_ref().is_some_and(|on| on.name == "open")
+        let on =
+            |names: &[&str]| attributes.resource.as_ref().is_some_and(|on| names.contains(&on.name.as_str()));
+        match attributes.verb.as_str() {
+            "bind" => on(&["open"]),
+            "approve" => on(&["example.com/*"]),
+            "sign" => on(&["example.com/one"]),
+            _ => false,
+        }
     }
 }
 
@@ -457,4 +470,72 @@ fn nobody_hands_on_what_he_does_not_have() {
     assert_eq!(by("rolebindings").refused(binding("none")).0, 404);
     let aggregated = json!({"metadata": {"name": "a"}, "aggregationRule": {"clusterRoleSelectors": []}});
     assert_eq!(Request { namespace: "", ..by("clusterroles") }.refused(aggregated).0, 403);
+}
+
+fn signing_request(signer: &str, name: &str, organization: &str) -> Value {
+    let mut parameters = rcgen::CertificateParams::default();
+    parameters.distinguished_name = rcgen::DistinguishedName::new();
+    parameters.distinguished_name.push(rcgen::DnType::CommonName, name);
+    parameters.distinguished_name.push(rcgen::DnType::OrganizationName, organization);
+    let pem = parameters.serialize_request(&rcgen::KeyPair::generate().unwrap()).unwrap().pem().unwrap();
+    let encoded = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, pem);
+    json!({"metadata": {"name": "r"}, "spec": {"signerName": signer, "request": encoded}})
+}
+
+#[test]
+fn only_who_may_for_the_signer_approves_and_signs() {
+    let by = |part: &'static str, signer: &str, status: Value| {
+        let old = signing_request(signer, "x", "y");
+        let mut new = old.clone();
+        new["status"] = status;
+        let request = Request {
+            user: UserInfo::known("jane", &[]),
+            resource: part,
+            operation: Operation::Update,
+            namespace: "",
+            name: "r",
+            old: Some(old),
+        };
+        request.over(world(), new).map(drop).map_err(|error| error.code().0.as_u16())
+    };
+    let (approval, status) = ("certificatesigningrequests/approval", "certificatesigningrequests/status");
+    let approved = json!({"conditions": [{"type": "Approved"}]});
+    assert_eq!(by(approval, "example.com/any", approved.clone()), Ok(()));
+    assert_eq!(by(approval, "other.com/one", approved.clone()), Err(403));
+    let signed = json!({"certificate": "eA=="});
+    assert_eq!(by(status, "example.com/one", signed.clone()), Ok(()));
+    assert_eq!(by(status, "example.com/two", signed), Err(403));
+    assert_eq!(by(status, "example.com/two", approved), Err(403));
+    assert_eq!(by(status, "example.com/two", Value::Null), Ok(()), "nothing of it changes");
+}
+
+#[test]
+fn nobody_asks_to_be_a_master_and_kubelets_ask_for_themselves() {
+    let ask = |by_node: bool, signer: &str, name: &str, organization: &str| {
+        let request = Request { namespace: "", ..Request::create("certificatesigningrequests") };
+        let request = if by_node { request.by_node() } else { request };
+        let object = signing_request(signer, name, organization);
+        request.over(world(), object).map(drop).map_err(|error| error.code().0.as_u16())
+    };
+    assert_eq!(ask(false, "kubernetes.io/kube-apiserver-client", "x", "team"), Ok(()));
+    assert_eq!(ask(false, "kubernetes.io/kube-apiserver-client", "x", MASTERS), Err(403));
+    assert_eq!(ask(false, "example.com/one", "x", MASTERS), Ok(()), "others know no masters");
+    for signer in ["kubernetes.io/kube-apiserver-client-kubelet", "kubernetes.io/kubelet-serving"] {
+        assert_eq!(ask(true, signer, "system:node:a", "system:nodes"), Ok(()));
+        assert_eq!(ask(true, signer, "system:node:b", "system:nodes"), Err(403));
+    }
+}
+
+#[test]
+fn pods_to_come_are_warned_of() {
+    let labels = json!({"pod-security.kubernetes.io/warn": "restricted", "pod-security.kubernetes.io/enforce": "restricted"});
+    let stored = world().with(
+        "namespaces",
+        json!({"metadata": {"name": "n", "labels": labels}, "status": {"phase": "Active"}}),
+    );
+    let template = json!({"metadata": {}, "spec": {"containers": [{"name": "c"}]}});
+    let object = json!({"metadata": {"name": "d"}, "spec": {"template": template}});
+    let (admitted, warnings) = Request::create("deployments").warned(stored, object);
+    assert!(admitted.is_ok());
+    assert!(warnings[0].starts_with("would violate PodSecurity \"restricted:latest\": "), "{warnings:?}");
 }

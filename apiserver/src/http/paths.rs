@@ -10,6 +10,7 @@ use crate::world::store_error;
 use crate::{discovery, negotiate, openapi};
 use futures::stream;
 use http::{Method, Response, StatusCode};
+use minik_storage::Revision;
 use prometheus::{Encoder, TextEncoder};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -61,10 +62,8 @@ impl Api {
         let verbose = query.is_some_and(|query| query.split('&').any(|part| part.starts_with("verbose")));
         let mut checks = vec![("ping", true)];
         if probe != "livez" {
-            checks.extend([
-                ("etcd", self.store_answers().await),
-                ("informer-sync", self.world().is_following()),
-            ]);
+            let stored = self.store_answers().await;
+            checks.extend([("etcd", stored.is_some()), ("informer-sync", self.have(stored).await)]);
             checks.push(("poststarthook/rbac/bootstrap-roles", self.is_prepared()));
         }
         if probe == "readyz" {
@@ -93,10 +92,16 @@ impl Api {
         Some(respond(code, TEXT, full(text)))
     }
 
-    /// Whether the store, whichever it is, tells its revision in time.
-    async fn store_answers(&self) -> bool {
+    /// The store's revision, whichever store it is, if it tells it in time.
+    async fn store_answers(&self) -> Option<Revision> {
         let revision = self.world().storage().revision();
-        matches!(tokio::time::timeout(STORE_WITHIN, revision).await, Ok(Ok(_)))
+        tokio::time::timeout(STORE_WITHIN, revision).await.ok()?.ok()
+    }
+
+    /// Whether the caches have what is stored, or get there in time.
+    async fn have(&self, stored: Option<Revision>) -> bool {
+        let Some(revision) = stored else { return false };
+        matches!(tokio::time::timeout(STORE_WITHIN, self.world().reach(revision)).await, Ok(Ok(())))
     }
 
     /// An authorized request for a path.

@@ -228,7 +228,6 @@ async fn a_binding_binds_wherever_it_is_sent() {
 #[tokio::test]
 async fn strangers_see_health_and_version() {
     let server = Server::start().await;
-    server.api.world().fresh().await.unwrap();
     let nobody = Peer::default();
     let as_nobody = async |request: &str, headers: &[(&str, &str)]| {
         read(server.send_as(&nobody, request, headers, "").await).await

@@ -7,6 +7,7 @@ mod audit;
 mod bad_input;
 mod client;
 mod compare;
+mod eviction;
 mod reads;
 mod recorded;
 mod requests;

@@ -3,6 +3,8 @@
 #[path = "../../storage/tests/server/mod.rs"]
 mod etcd;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use clap::Parser;
 use http::{Request, Response};
@@ -15,6 +17,7 @@ use minik_component::Shutdown;
 use minik_component::tls::{self, ClientIdentity};
 use minik_storage::{Embedded, Export};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -246,8 +249,98 @@ async fn two_servers_over_one_etcd_see_the_same() {
     }
     let (_, slice) = one.get("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes").await;
     assert_eq!(slice["endpoints"].as_array().map(Vec::len), Some(2), "{slice}");
+    let endpoints = "/api/v1/namespaces/default/endpoints/kubernetes";
+    let (_, both) = one.get(endpoints).await;
+    assert_eq!(both["subsets"][0]["addresses"], json!([{"ip": "10.1.1.1"}, {"ip": "10.1.1.2"}]));
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
+    let selector = "?labelSelector=apiserver.kubernetes.io/identity=kube-apiserver";
+    let (_, leases) = two.get(&format!("{leases}{selector}")).await;
+    assert_eq!(leases["items"].as_array().map(Vec::len), Some(2), "{leases}");
+    let make = async |by: &Server<'_>, prefix: &str| {
+        let mut given = Vec::new();
+        for number in 0..10 {
+            let service = json!({"metadata": {"name": format!("{prefix}{number}")},
+                "spec": {"type": "NodePort", "ports": [{"port": 80}]}});
+            let (code, made) = by.json("POST", "/api/v1/namespaces/default/services", None, &service).await;
+            assert_eq!(code, 201, "{made}");
+            given.push((
+                made["spec"]["clusterIP"].to_string(),
+                made["spec"]["ports"][0]["nodePort"].to_string(),
+            ));
+        }
+        given
+    };
+    let (left, right) = tokio::join!(make(&one, "a"), make(&two, "b"));
+    let ips: BTreeSet<&String> = left.iter().chain(&right).map(|(ip, _)| ip).collect();
+    let ports: BTreeSet<&String> = left.iter().chain(&right).map(|(_, port)| port).collect();
+    assert_eq!((ips.len(), ports.len()), (20, 20));
     two.stop().await;
+    let (_, left) = one.get(endpoints).await;
+    assert_eq!(left["subsets"][0]["addresses"], json!([{"ip": "10.1.1.1"}]));
     one.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_whose_store_is_gone_is_not_ready_until_it_is_back() {
+    let files = Files::new();
+    let mut store = etcd::Server::start().await;
+    let server = Server::start(&files, &[&format!("--etcd-servers={}", store.url())]).await;
+    server.make("a").await;
+    let until = async |wanted: u16| {
+        let told = async {
+            while server.get("/readyz").await.0 != wanted {
+                // bounded: by the time below.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), told).await.expect("/readyz does not follow the store");
+    };
+    store.kill().await;
+    until(500).await;
+    let checks =
+        server.send("GET", "/readyz", None, "").await.into_body().collect().await.unwrap().to_bytes();
+    let checks = String::from_utf8_lossy(&checks).into_owned();
+    assert!(checks.contains("[-]etcd failed") && checks.contains("[-]informer-sync failed"), "{checks}");
+    assert_eq!(server.get("/livez").await.0, 200, "a restart would not help");
+    store.revive().await;
+    until(200).await;
+    server.make("b").await;
+    assert_eq!(server.get(&format!("{MAPS}/b")).await.0, 200);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bootstrap_tokens_are_believed_where_that_is_switched_on() {
+    let files = Files::new();
+    let data = json!({"token-id": "abcdef", "token-secret": "0123456789abcdef", "usage-bootstrap-authentication": "true"});
+    let secret = json!({"metadata": {"name": "bootstrap-token-abcdef"}, "type": "bootstrap.kubernetes.io/token",
+        "stringData": data});
+    let who = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+    let token = Some("abcdef.0123456789abcdef");
+    let server = Server::start(&files, &[&files.data("data")]).await;
+    let secrets = "/api/v1/namespaces/kube-system/secrets";
+    assert_eq!(server.json("POST", secrets, None, &secret).await.0, 201);
+    assert_eq!(server.json("POST", who, token, &json!({})).await.0, 401);
+    server.stop().await;
+    let server = Server::start(&files, &[&files.data("data"), "--enable-bootstrap-token-auth"]).await;
+    let (code, review) = server.json("POST", who, token, &json!({})).await;
+    assert_eq!((code, &review["status"]["userInfo"]["username"]), (201, &json!("system:bootstrap:abcdef")));
+    let groups = json!(["system:bootstrappers", "system:authenticated"]);
+    assert_eq!(review["status"]["userInfo"]["groups"], groups);
+    assert_eq!(server.json("GET", MAPS, token, &Value::Null).await.0, 403);
+    // Others can believe our tokens too.
+    let (_, keys) = server.get("/openid/v1/jwks").await;
+    let (_, issuer) = server.get("/.well-known/openid-configuration").await;
+    assert_eq!(issuer["issuer"], "https://kubernetes.default.svc.cluster.local");
+    let account = "/api/v1/namespaces/default/serviceaccounts";
+    server.json("POST", account, None, &json!({"metadata": {"name": "robot"}})).await;
+    let (_, answer) = server.json("POST", &format!("{account}/robot/token"), None, &json!({})).await;
+    let token = answer["status"]["token"].as_str().unwrap();
+    let head = URL_SAFE_NO_PAD.decode(token.split('.').next().unwrap()).unwrap();
+    let head: Value = serde_json::from_slice(&head).unwrap();
+    assert_eq!((&head["kid"], &head["alg"]), (&keys["keys"][0]["kid"], &keys["keys"][0]["alg"]));
+    assert!(head["kid"].is_string());
+    server.stop().await;
 }
 
 #[tokio::test]

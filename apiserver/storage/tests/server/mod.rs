@@ -46,7 +46,17 @@ impl Server {
 
     /// Kills it at once, and starts it again with what it has on disk.
     pub async fn restart(&mut self) {
+        self.kill().await;
+        self.revive().await;
+    }
+
+    /// Kills it at once.
+    pub async fn kill(&mut self) {
         self.child.kill().await.unwrap();
+    }
+
+    /// Starts it again with what it has on disk.
+    pub async fn revive(&mut self) {
         self.child = spawn(&self.folder, self.client_port, self.peer_port, &self.more);
         assert!(self.answers().await, "etcd did not come back");
     }
