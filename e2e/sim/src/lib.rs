@@ -9,17 +9,27 @@
 //! ```
 //!
 //! Invariants:
+//! - Every write to the store is held against what must never be ([`Ledger`]), before anybody else sees it.
+//! - While it storms ([`Weather`]) requests fail or lose their answers, watches lag and break, a second server lags behind
+//!   the store, and services die between two writes and come back.
 //! - No socket, no TLS, no helper thread: a request is a call of the apiserver's `answer`.
 //! - Time moves only when every task waits; an hour passes in milliseconds.
 //!
 //! What it is for: recorded behaviour of controllers and the scheduler over the whole API, and properties that hold
 //! whatever happens in between.
 
+mod calls;
 mod clock;
 mod cluster;
+mod component;
+mod ledger;
 mod settle;
+mod store;
 mod transport;
+mod weather;
 
 pub use clock::{START, SimClock};
 pub use cluster::{Parts, Sim};
-pub use transport::{Who, client};
+pub use ledger::Ledger;
+pub use transport::Who;
+pub use weather::Weather;

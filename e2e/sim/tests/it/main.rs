@@ -5,6 +5,7 @@
 mod deployments;
 mod endpoints;
 mod scheduling;
+mod seeds;
 
 use serde_json::Value;
 
