@@ -36,6 +36,8 @@ enum Service {
     ControllerManager(minik_controller_manager::Flags),
     /// Answers for the names of Services and Pods
     Dns(minik_dns::Flags),
+    /// Makes Services reachable: keeps the kernel's rules for them
+    KubeProxy(minik_kube_proxy::Flags),
 }
 
 /// The name and version of a program, as the server names the manager of what it writes.
@@ -72,6 +74,7 @@ impl Service {
             Service::Runtime(_) => "runtime",
             Service::FakeNodes(_) => "fake-nodes",
             Service::Dns(_) => "dns",
+            Service::KubeProxy(_) => "kube-proxy",
         }
     }
 
@@ -101,6 +104,13 @@ impl Service {
             Service::Dns(flags) => threads(1, &flags.telemetry.clone(), async move |shutdown| {
                 let client = client(&flags.kubeconfig, agent!("dns"))?;
                 Ok(minik_dns::run(flags.config(&host()), client, shutdown).await?)
+            }),
+            Service::KubeProxy(flags) => threads(1, &flags.telemetry.clone(), async move |shutdown| {
+                let Some(kubeconfig) = flags.kubeconfig.as_deref().filter(|_| !flags.cleanup) else {
+                    return Ok(minik_kube_proxy::clean_up(&flags.table_name)?);
+                };
+                let client = client(kubeconfig, agent!("kube-proxy"))?;
+                Ok(minik_kube_proxy::run(flags.config(&host()), client, shutdown).await?)
             }),
             Service::Scheduler(flags) => threads(1, &flags.telemetry.clone(), async move |shutdown| {
                 let client = client(&flags.kubeconfig, agent!("kube-scheduler"))?;

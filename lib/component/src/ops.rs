@@ -76,17 +76,26 @@ impl Ops {
 /// When the address cannot be listened on.
 pub async fn serve(address: SocketAddr, ops: Ops, shutdown: Shutdown) -> std::io::Result<()> {
     let listener = TcpListener::bind(address).await?;
+    answer(listener, Arc::new(move |method: &Method, path: &str| ops.answer(method, path)), shutdown).await;
+    Ok(())
+}
+
+/// What answers a request by its method and path.
+pub type Answer = dyn Fn(&Method, &str) -> Response<Full<Bytes>> + Send + Sync;
+
+/// Serves any answers, as small as these, until `shutdown`.
+pub async fn answer(listener: TcpListener, answer: Arc<Answer>, shutdown: Shutdown) {
     let mut open = tokio::task::JoinSet::new();
     loop {
         // Cancel-safe: accept and join_next lose nothing when dropped.
         tokio::select! {
-            () = shutdown.requested() => return Ok(()),
+            () = shutdown.requested() => return,
             Some(_) = open.join_next(), if !open.is_empty() => {}
             accepted = listener.accept(), if open.len() < MOST_CONNECTIONS => {
                 let Ok((stream, _)) = accepted else { continue };
-                let ops = ops.clone();
+                let answer = answer.clone();
                 let answer = service_fn(move |request: Request<Incoming>| {
-                    let response = ops.answer(request.method(), request.uri().path());
+                    let response = answer(request.method(), request.uri().path());
                     async move { Ok::<_, Infallible>(response) }
                 });
                 open.spawn(async move {

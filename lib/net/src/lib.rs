@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   Cidr, Route, Veth ...  ──>  Request (pure: one netlink message)  ──>  Netlink::apply  ──>  kernel
+//!   Element ...            ──>  Batch (pure)  ──>  NfTables::commit: one atomic transaction
 //!   NetNs::run(f)          ──>  a thread of its own inside the namespace runs f (open sockets, nft, sysctl)
 //! ```
 //!
@@ -17,10 +18,13 @@
 //! Concept: <https://kubernetes.io/docs/concepts/cluster-administration/networking/>
 
 mod cidr;
+pub mod conntrack;
 mod error;
+mod netfilter;
 mod netlink;
 mod netns;
 pub mod nft;
+pub mod nftables;
 mod objects;
 mod request;
 pub mod sysctl;

@@ -312,7 +312,7 @@ impl Netlink {
 }
 
 /// The kernel's sentence in an NLMSG_ERROR message (headers of 16 and 4 + 16 bytes, then attributes), or nothing.
-fn acknowledgement_text(message: &[u8]) -> String {
+pub(crate) fn acknowledgement_text(message: &[u8]) -> String {
     let flags = u16::from_ne_bytes([message[6], message[7]]);
     let is_error = u16::from_ne_bytes([message[4], message[5]]) == 2;
     let mut rest = message.get(36..).unwrap_or_default();
@@ -331,7 +331,7 @@ fn acknowledgement_text(message: &[u8]) -> String {
     String::new()
 }
 
-fn refused(what: &str, source: io::Error, sentence: String) -> Error {
+pub(crate) fn refused(what: &str, source: io::Error, sentence: String) -> Error {
     let detail = if sentence.is_empty() { sentence } else { format!(": {sentence}") };
     Error::Refused { what: what.to_owned(), source, detail }
 }
