@@ -1,4 +1,5 @@
-//! Recorded behaviour of a stock cluster, held against the simulated one.
+//! Recorded behaviour of a stock cluster, and worlds of chance, in the simulated cluster. Its time is paused (`start_paused`):
+//! sleeping lets everybody come to rest.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should stop
 
