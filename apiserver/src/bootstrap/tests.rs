@@ -94,6 +94,44 @@ async fn a_new_cluster_has_what_a_stock_one_has() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leaked_and_lost_claims_are_repaired() {
+    let shutdown = Shutdown::new();
+    let storage: Arc<dyn Storage> = Arc::new(Memory::new());
+    let bootstrap = bootstrap(storage.clone(), "10.1.1.1:6443", &shutdown).await;
+    bootstrap.make_all().await.unwrap();
+    let (api, loopback) = (&bootstrap.api, &bootstrap.loopback);
+    let addresses = Place { group: "networking.k8s.io", version: "v1", plural: "ipaddresses", namespace: "" };
+    // The claim of `kubernetes` is lost; one of a Service that never came to be is an hour old.
+    loopback.delete(addresses, "10.96.0.1").await.unwrap();
+    let leaked = serde_json::json!({"kind": "IPAddress", "apiVersion": "networking.k8s.io/v1",
+        "metadata": {"name": "10.96.7.7", "uid": "u", "creationTimestamp": "2020-01-01T00:00:00Z",
+            "labels": {"ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io"}},
+        "spec": {"parentRef": {"resource": "services", "namespace": "default", "name": "never"}}});
+    let put = async |key: &str, value: &Value| {
+        let bytes = Bytes::from(value.to_string());
+        storage.put(&format!("/registry/{key}"), bytes, Expect::Absent, None).await.unwrap();
+    };
+    put("ipaddresses/10.96.7.7", &leaked).await;
+    let marks = serde_json::json!({"kind": "RangeAllocation", "apiVersion": "v1", "metadata": {}, "range": "30000-32767", "data": "AQ=="});
+    put("ranges/servicenodeports", &marks).await;
+    let mut leaks = crate::allocator::Leaks::new();
+    for _ in 0..3 {
+        api.repair_allocations(&mut leaks).await;
+    }
+    api.world().fresh().await.unwrap();
+    let view = api.view();
+    assert!(view.has("ipaddresses", "", "10.96.0.1") && !view.has("ipaddresses", "", "10.96.7.7"));
+    let marks = storage.get("/registry/ranges/servicenodeports").await.unwrap().unwrap();
+    let marks: Value = serde_json::from_slice(&marks.value).unwrap();
+    assert_eq!(marks["data"], "", "the port that nobody holds is free");
+    let events = view.list("events", "default");
+    let told: Vec<&str> = events.iter().filter_map(|event| event["reason"].as_str()).collect();
+    assert!(told.contains(&"ClusterIPNotAllocated") && told.contains(&"IPAddressNotAllocated"), "{told:?}");
+    assert_eq!(told.len(), 2, "once each: {told:?}");
+    shutdown.request();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_publish_each_other() {
     let shutdown = Shutdown::new();
     let storage: Arc<dyn Storage> = Arc::new(Memory::new());

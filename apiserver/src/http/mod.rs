@@ -49,6 +49,8 @@ const READING: usize = 400;
 const WRITING: usize = 200;
 /// How long a request waits for its turn when there are more.
 const TURN_WITHIN: Duration = Duration::from_secs(10);
+/// How long the store may take to say whether there is anything new.
+const LEARN_WITHIN: Duration = Duration::from_secs(2);
 /// The largest answer that is repeated in the audit log.
 const AUDITED: u64 = 1 << 20;
 
@@ -151,15 +153,15 @@ impl Api {
                 form::error(&error, &parts.headers)
             }
         };
-        if told.info.verb != Verb::Watch && told.method == Method::GET && body::takes_gzip(&parts.headers) {
-            response = body::zipped(response).await;
-        }
         form::warn(&mut response, &told.warnings.take());
         if let Ok(id) = HeaderValue::from_str(&told.id) {
             response.headers_mut().insert("audit-id", id);
         }
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
-        let (response, answered) = self.audited(response).await;
+        let (mut response, answered) = self.audited(response).await;
+        if told.info.verb != Verb::Watch && told.method == Method::GET && body::takes_gzip(&parts.headers) {
+            response = body::zipped(response).await;
+        }
         self.report(&told, response.status(), started, answered);
         response
     }
@@ -190,12 +192,13 @@ impl Api {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let user = self.inner().authn.user(peer, &headers, self.now())?;
-        // The audit line tells who really asked.
-        told.user = user.clone();
-        let user = impersonate::effective(&user, &headers, |attributes| self.authorize(attributes))?;
-        told.acting = Some(user.clone()).filter(|acting| *acting != told.user);
-        self.authorize(&Attributes::of(&user, &told.info))?;
+        let user = match self.let_in(told, &headers, peer) {
+            Err(ApiError::Unauthorized) if self.learned().await => self.let_in(told, &headers, peer)?,
+            Err(ApiError::Forbidden { .. }) if !told.user.is_anonymous() && self.learned().await => {
+                self.let_in(told, &headers, peer)?
+            }
+            result => result?,
+        };
         if let Some(target) = self.handed_on(&told.info)? {
             let late = |_| ApiError::BadRequest("the body did not come in time".into());
             let body = tokio::time::timeout(WITHIN, read_body(body)).await.map_err(late)??;
@@ -213,7 +216,14 @@ impl Api {
             told.body = Some(body.clone()).filter(|_| self.settings().audit.level() >= AuditLevel::Request);
             let warnings = told.warnings.clone();
             let asked = Asked { info: told.info.clone(), headers, body, user, warnings };
-            self.dispatch(&asked).await
+            match self.dispatch(&asked).await {
+                Err(ApiError::NotFound(_) | ApiError::Forbidden { .. })
+                    if mutating && self.learned().await =>
+                {
+                    self.dispatch(&asked).await
+                }
+                answer => answer,
+            }
         };
         match tokio::time::timeout(WITHIN, work).await {
             Ok(answer) => answer,
@@ -221,6 +231,28 @@ impl Api {
                 on: crate::error::Named::default(),
                 message: "request did not complete within the allotted timeout".into(),
             }),
+        }
+    }
+
+    /// Who asks, in the end, and that he may.
+    fn let_in(&self, told: &mut Told, headers: &HeaderMap, peer: &Peer) -> Result<UserInfo> {
+        let user = self.inner().authn.user(peer, headers, self.now())?;
+        // The audit line tells who really asked.
+        told.user = user.clone();
+        let user = impersonate::effective(&user, headers, |attributes| self.authorize(attributes))?;
+        told.acting = Some(user.clone()).filter(|acting| *acting != told.user);
+        self.authorize(&Attributes::of(&user, &told.info))?;
+        Ok(user)
+    }
+
+    /// Whether there is something new in the store that this server did not know, and does now. Asked before a request is
+    /// refused that another server may just have made right: with a new namespace, a role's binding, a token's account.
+    async fn learned(&self) -> bool {
+        let known = self.world().reached();
+        let revision = self.world().storage().revision();
+        match tokio::time::timeout(LEARN_WITHIN, revision).await {
+            Ok(Ok(revision)) => revision > known && self.world().reach(revision).await.is_ok(),
+            Ok(Err(_)) | Err(_) => false,
         }
     }
 
@@ -256,7 +288,7 @@ impl Api {
             // Without a namespace there are only the collections of all namespaces, which can be read.
             match info.verb {
                 Verb::List | Verb::Watch => {}
-                Verb::Create | Verb::DeleteCollection if path.name.is_empty() => {
+                _ if path.name.is_empty() => {
                     return Err(ApiError::MethodNotAllowed);
                 }
                 _ => return Err(ApiError::NoSuchPath),

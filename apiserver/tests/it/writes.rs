@@ -1,7 +1,10 @@
 //! Creates, updates, patches and deletes, beyond what was recorded.
 
 use crate::client::Client;
+use minik_apiserver::Audit;
+use minik_storage::{Memory, Storage};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 const PLACE: &str = "/api/v1/namespaces/n/configmaps";
 
@@ -155,4 +158,24 @@ async fn a_service_is_given_what_is_free() {
     client.must("DELETE", &format!("{place}/a"), &Value::Null).await;
     client.must("POST", place, &service("b", port)).await;
     client.end().await;
+}
+
+#[tokio::test]
+async fn what_one_server_made_another_knows_before_it_refuses() {
+    let storage: Arc<dyn Storage> = Arc::new(Memory::new());
+    let one = Client::over(storage.clone(), Audit::default(), 1).await;
+    let two = Client::over(storage, Audit::default(), 2).await;
+    for round in 0..20 {
+        let (name, maps) = (format!("n{round}"), format!("/api/v1/namespaces/n{round}/configmaps"));
+        one.must("POST", "/api/v1/namespaces", &json!({"metadata": {"name": name}})).await;
+        // At once: nothing has told the other server of it.
+        two.must("POST", &maps, &json!({"metadata": {"name": "a"}})).await;
+    }
+    let nowhere = json!({"metadata": {"name": "a"}});
+    assert_eq!(
+        code(&two, "POST", "/api/v1/namespaces/none/configmaps", &nowhere).await,
+        refused(404, "NotFound")
+    );
+    one.end().await;
+    two.end().await;
 }
