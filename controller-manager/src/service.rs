@@ -9,10 +9,8 @@ use crate::{
     aggregation, bootstrap, certificates, deployment, disruption, endpoints, garbage, namespace, node_ipam,
     node_lifecycle, pod_gc, replica_set, root_ca, service_account, taint_eviction,
 };
-use minik_client::{Elector, Led};
+use minik_client::{Duty, DutyError, lead_and_serve};
 use minik_component::Shutdown;
-use minik_component::ops::{self, Ops};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::task::{JoinError, JoinSet};
@@ -20,17 +18,9 @@ use tokio::task::{JoinError, JoinSet};
 /// Why a controller manager ended other than by wish. All are final for the process; its supervisor starts another.
 #[derive(Debug, thiserror::Error)]
 pub enum ManagerError {
-    /// Another may act now.
-    #[error("the leader election was lost")]
-    LeaseLost,
-    /// The endpoint of health and metrics cannot be served.
-    #[error("cannot serve health and metrics on {address}")]
-    Endpoint {
-        /// Where.
-        address: SocketAddr,
-        /// Why.
-        source: std::io::Error,
-    },
+    /// It cannot lead, or not serve.
+    #[error(transparent)]
+    Duty(#[from] DutyError),
     /// A metric's name is taken.
     #[error("cannot register the metrics")]
     Metrics(#[from] prometheus::Error),
@@ -45,42 +35,15 @@ pub enum ManagerError {
 /// When the endpoint cannot be served, the lease is lost or a part ends before its time.
 pub async fn run(config: Config, client: kube::Client, shutdown: Shutdown) -> Result<(), ManagerError> {
     let metrics = Metrics::new(&config.metrics)?;
-    let ready = Arc::new(AtomicBool::new(false));
-    let endpoint = serve_ops(&config, ready.clone(), shutdown.clone());
-    let work = async {
-        let serve = |term| serve(config.clone(), client.clone(), metrics, ready, term);
-        match config.leader.clone() {
-            None => serve(shutdown.clone()).await,
-            Some(leader) => {
-                let elector =
-                    Elector::new(leader, client.clone(), config.clock.clone(), config.chance.clone());
-                match elector.lead(shutdown.clone(), serve).await {
-                    Led::Done(result) => result,
-                    Led::Never => Ok(()),
-                    Led::Lost => Err(ManagerError::LeaseLost),
-                }
-            }
-        }
+    let duty = Duty {
+        leader: config.leader.clone(),
+        address: config.address,
+        metrics: config.metrics.clone(),
+        clock: config.clock.clone(),
+        chance: config.chance.clone(),
     };
-    // Cancel-safe: whichever ends first ends the controller manager.
-    tokio::select! {
-        result = work => result,
-        result = endpoint => result,
-    }
-}
-
-async fn serve_ops(config: &Config, ready: Arc<AtomicBool>, shutdown: Shutdown) -> Result<(), ManagerError> {
-    let Some(address) = config.address else { return std::future::pending().await };
-    // One that stands by is ready too: it does what it is there for.
-    let standby = config.leader.is_some();
-    let unready = move || match ready.load(Ordering::Relaxed) || standby {
-        true => Vec::new(),
-        false => vec!["informers".to_owned()],
-    };
-    let ops = Ops { metrics: config.metrics.clone(), unready: Arc::new(unready) };
-    ops::serve(address, ops, shutdown).await.map_err(|source| ManagerError::Endpoint { address, source })?;
-    // The wish to end ends it; the work ends by itself.
-    std::future::pending().await
+    let work = |ready, term| serve(config, client.clone(), metrics, ready, term);
+    lead_and_serve(duty, client.clone(), shutdown, work).await
 }
 
 async fn serve(

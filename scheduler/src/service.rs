@@ -9,12 +9,11 @@ use crate::queue::Entry;
 use crate::state::{Shared, Turn};
 use crate::{default_profile, write};
 use minik_client::{
-    ClientError, Elector, EventApi, EventRecorder, EventType, Informer, Led, PartialObject, Reporter, Source,
+    ClientError, Duty, DutyError, EventApi, EventRecorder, EventType, Informer, PartialObject, Reporter,
+    Source, lead_and_serve,
 };
-use minik_component::ops::{self, Ops};
 use minik_component::{Shutdown, chain};
 use minik_placement::Pod;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -27,17 +26,9 @@ const WRITES_AT_ONCE: usize = 200;
 /// Why a scheduler ended other than by wish. All are final for the process; its supervisor starts another.
 #[derive(Debug, thiserror::Error)]
 pub enum SchedulerError {
-    /// Another may place Pods now.
-    #[error("the leader election was lost")]
-    LeaseLost,
-    /// The endpoint of health and metrics cannot be served.
-    #[error("cannot serve health and metrics on {address}")]
-    Endpoint {
-        /// Where.
-        address: SocketAddr,
-        /// Why.
-        source: std::io::Error,
-    },
+    /// It cannot lead, or not serve.
+    #[error(transparent)]
+    Duty(#[from] DutyError),
     /// A metric's name is taken.
     #[error("cannot register the metrics")]
     Metrics(#[from] prometheus::Error),
@@ -52,48 +43,15 @@ pub enum SchedulerError {
 /// When the endpoint cannot be served, the lease is lost or a part ends before its time.
 pub async fn run(config: Config, client: kube::Client, shutdown: Shutdown) -> Result<(), SchedulerError> {
     let metrics = Metrics::new(&config.metrics)?;
-    let ready = Arc::new(AtomicBool::new(false));
-    let endpoint = serve_ops(&config, ready.clone(), shutdown.clone());
-    let work = async {
-        let serve = |term| serve(config.clone(), client.clone(), metrics, ready, term);
-        match config.leader.clone() {
-            None => serve(shutdown.clone()).await,
-            Some(leader) => {
-                let elector =
-                    Elector::new(leader, client.clone(), config.clock.clone(), config.chance.clone());
-                match elector.lead(shutdown.clone(), serve).await {
-                    Led::Done(result) => result,
-                    Led::Never => Ok(()),
-                    Led::Lost => Err(SchedulerError::LeaseLost),
-                }
-            }
-        }
+    let duty = Duty {
+        leader: config.leader.clone(),
+        address: config.address,
+        metrics: config.metrics.clone(),
+        clock: config.clock.clone(),
+        chance: config.chance.clone(),
     };
-    // Cancel-safe: whichever ends first ends the scheduler.
-    tokio::select! {
-        result = work => result,
-        result = endpoint => result,
-    }
-}
-
-async fn serve_ops(
-    config: &Config,
-    ready: Arc<AtomicBool>,
-    shutdown: Shutdown,
-) -> Result<(), SchedulerError> {
-    let Some(address) = config.address else { return std::future::pending().await };
-    // One that stands by is ready too: it does what it is there for.
-    let standby = config.leader.is_some();
-    let unready = move || match ready.load(Ordering::Relaxed) || standby {
-        true => Vec::new(),
-        false => vec!["informers".to_owned()],
-    };
-    let ops = Ops { metrics: config.metrics.clone(), unready: Arc::new(unready) };
-    ops::serve(address, ops, shutdown)
-        .await
-        .map_err(|source| SchedulerError::Endpoint { address, source })?;
-    // The wish to end ends it; the work ends by itself.
-    std::future::pending().await
+    let work = |ready, term| serve(config, client.clone(), metrics, ready, term);
+    lead_and_serve(duty, client.clone(), shutdown, work).await
 }
 
 struct Scheduler {

@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 pub use sign::{Authority, AuthorityError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A request for a certificate.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -129,6 +130,9 @@ impl Object for CsrObject {
     const PLURAL: &'static str = "certificatesigningrequests";
 }
 
+/// A node may tell an address after it asked for a certificate of it.
+const AGAIN: Duration = Duration::from_secs(60);
+
 struct Certificates {
     client: kube::Client,
     /// Reads Nodes, which the controller's own account may not.
@@ -198,7 +202,7 @@ impl Certificates {
                 let known = self.names_of(node).await?;
                 if let Some(other) = request.hosts.iter().find(|host| !known.contains(*host)) {
                     tracing::warn!(request = %csr.metadata.name, %other, "a node asks for what is not its own");
-                    return Ok(Done::Ok);
+                    return Ok(Done::After(AGAIN));
                 }
             }
             self.decide(csr, "approval", "Approved", "AutoApproved", kind.message()).await?;

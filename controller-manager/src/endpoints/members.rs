@@ -16,8 +16,11 @@ pub struct Members(Mutex<BTreeMap<Arc<str>, Space>>);
 struct Space {
     services: BTreeMap<Arc<str>, Selected>,
     /// Services by the first pair of their selector, so that a Pod need not be compared with all.
-    by_label: BTreeMap<(Arc<str>, Arc<str>), BTreeSet<Arc<str>>>,
+    by_label: BTreeMap<Pair, BTreeSet<Arc<str>>>,
 }
+
+/// A label's key and value.
+type Pair = (Arc<str>, Arc<str>);
 
 struct Selected {
     selector: Labels,

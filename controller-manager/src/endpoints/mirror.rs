@@ -97,7 +97,7 @@ pub fn plan(
         metadata["labels"] = json!(labels);
         metadata["annotations"] = json!(annotations);
         let body = json!({"apiVersion": SliceObject::API_VERSION, "kind": SliceObject::KIND, "metadata": metadata,
-            "addressType": family, "endpoints": endpoints_of, "ports": ports});
+            "addressType": family, "endpoints": endpoints_of, "ports": (!ports.is_empty()).then_some(&ports)});
         plan.puts.push((base, body));
     }
     plan.deletes.extend(old.into_values().flatten());

@@ -298,7 +298,8 @@ fn body(service: &ServiceObject, put: &Put, trigger: Option<Timestamp>) -> Value
         "metadata": metadata,
         "addressType": put.family,
         "endpoints": put.endpoints,
-        "ports": put.ports,
+        // As upstream: none is null, not an empty list.
+        "ports": (!put.ports.is_empty()).then_some(&put.ports),
     })
 }
 

@@ -113,3 +113,34 @@ async fn a_service_that_goes_takes_its_endpoints_and_one_without_selector_has_no
     assert!(server.get("/api/v1/namespaces/s/endpoints/other").is_some(), "made by hand");
     running.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn endpoints_made_by_hand_are_mirrored() {
+    let running = Running::start(&[]);
+    let server = &running.server;
+    let mut plain = service(json!({}));
+    plain["spec"].as_object_mut().unwrap().remove("selector");
+    server.put(SERVICES, plain);
+    let subset = json!({"addresses": [{"ip": "10.9.0.1"}, {"ip": "fd00::1"}], "notReadyAddresses": [{"ip": "10.9.0.2"}],
+        "ports": [{"name": "web", "port": 80, "protocol": "TCP"}]});
+    let meta = json!({"name": "svc", "namespace": "s", "labels": {"l": "m"}, "annotations": {"x": "y"}});
+    server.put("/api/v1/endpoints", json!({"metadata": meta, "subsets": [subset]}));
+    until(server, &["10.9.0.1!", "10.9.0.2", "fd00::1!"]).await;
+    let slices = server.list(SLICES);
+    assert_eq!(slices.len(), 2, "one for each family");
+    assert_eq!(
+        slices[0]["metadata"]["labels"]["endpointslice.kubernetes.io/managed-by"],
+        "endpointslicemirroring-controller.k8s.io"
+    );
+    assert_eq!(
+        (&slices[0]["metadata"]["labels"]["l"], &slices[0]["metadata"]["annotations"]["x"]),
+        (&json!("m"), &json!("y"))
+    );
+    assert_eq!(slices[0]["metadata"]["ownerReferences"][0]["kind"], "Endpoints");
+    let path = "/api/v1/namespaces/s/endpoints/svc";
+    server.patch(path, json!({"subsets": [{"addresses": [{"ip": "10.9.0.3"}], "ports": [{"port": 80}]}]}));
+    until(server, &["10.9.0.3!"]).await;
+    server.patch(path, json!({"metadata": {"labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}}}));
+    until(server, &[]).await;
+    running.stop().await;
+}

@@ -29,6 +29,8 @@ pub const CORE: &[Served] = &[
     ("", "v1", "pods", "Pod", true),
     ("", "v1", "services", "Service", true),
     ("", "v1", "endpoints", "Endpoints", true),
+    ("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", true),
+    ("certificates.k8s.io", "v1", "certificatesigningrequests", "CertificateSigningRequest", false),
     ("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", true),
     ("", "v1", "configmaps", "ConfigMap", true),
     ("", "v1", "secrets", "Secret", true),
@@ -408,6 +410,12 @@ impl Server {
                 kept.tokens.insert(token.clone(), name);
                 Ok(json!({"status": {"token": token}}))
             }
+            // Nodes may renew and serve, tokens may join.
+            ("POST", "") if collection.ends_with("subjectaccessreviews") => {
+                let asked = &body["spec"]["resourceAttributes"]["subresource"];
+                let group = if asked == "nodeclient" { "system:bootstrappers" } else { "system:nodes" };
+                Ok(json!({"status": {"allowed": body["spec"]["groups"] == json!([group])}}))
+            }
             ("POST", "") => {
                 let mut body = body.clone();
                 if body["metadata"]["name"].is_null() {
@@ -417,7 +425,7 @@ impl Server {
                 let name = body["metadata"]["name"].as_str().unwrap_or_default().to_owned();
                 kept.create((collection, namespace, name), body)
             }
-            ("PUT", "status") => kept.change(
+            ("PUT", "status" | "approval") => kept.change(
                 key,
                 |object| {
                     object["status"] = body["status"].clone();

@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should stop
 
+mod budgets;
 mod endpoints;
 mod fake;
 mod garbage;
+mod joining;
 mod namespaces;
 mod nodes;
 mod rollouts;
@@ -43,11 +45,17 @@ impl Running {
 
     /// With one ServiceAccount a controller, or with one identity for all.
     fn start_as(server: Server, accounts: bool) -> Running {
+        let anonymous = accounts.then(|| server.anonymous());
+        Running::start_with(server, |config| config.anonymous = anonymous)
+    }
+
+    /// With a configuration that is changed before.
+    fn start_with(server: Server, change: impl FnOnce(&mut Config)) -> Running {
         let shutdown = Shutdown::new();
         let chance: Arc<dyn Chance> = Arc::new(SeededChance::new(1));
         let clock = Arc::new(TestClock(tokio::time::Instant::now()));
-        let anonymous = accounts.then(|| server.anonymous());
-        let config = Config { chance, clock, anonymous, root_ca: Some("CA".into()), ..Config::default() };
+        let mut config = Config { chance, clock, root_ca: Some("CA".into()), ..Config::default() };
+        change(&mut config);
         let task = tokio::spawn(run(config, server.client(), shutdown.clone()));
         Running { server, shutdown, task }
     }

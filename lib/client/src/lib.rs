@@ -20,6 +20,7 @@ mod election;
 mod events;
 mod informer;
 mod kubeconfig;
+mod lead;
 mod queue;
 
 pub use backoff::Backoff;
@@ -32,4 +33,5 @@ pub use informer::{
     Change, Informer, InformerBuilder, Meta, ObjectKey, OwnerRef, PartialObject, Projection, Source,
 };
 pub use kubeconfig::{Kubeconfig, KubeconfigError, default_path};
+pub use lead::{Duty, DutyError, lead_and_serve};
 pub use queue::{Done, WorkQueue};
