@@ -21,6 +21,7 @@ mod certificates;
 mod config;
 mod deployment;
 mod disruption;
+mod ending;
 mod endpoints;
 mod expectations;
 mod garbage;

@@ -4,9 +4,9 @@ use crate::config::Config;
 use crate::identities::Identities;
 use crate::metrics::Metrics;
 use crate::watches::{Caches, Watches};
-use crate::worker::{Controller, work};
+use crate::worker::{Controller, queue, work};
 use futures::future::BoxFuture;
-use minik_client::{EventApi, EventRecorder, EventWriter, Reporter, WorkQueue};
+use minik_client::{Change, EventApi, EventRecorder, EventWriter, Reporter, WorkQueue};
 use minik_component::Shutdown;
 use std::sync::Arc;
 
@@ -49,6 +49,18 @@ impl Setup {
             run.await;
             name
         }));
+    }
+
+    /// A queue of the names of namespaces, which come when they change.
+    pub fn namespaces(&mut self) -> WorkQueue<String> {
+        let queue = queue::<String>(&self.config.chance);
+        let keys = queue.clone();
+        self.watches.namespaces.add_handler(move |change| {
+            if !matches!(change, Change::Deleted(_)) {
+                keys.add(change.object().metadata.name.to_string());
+            }
+        });
+        queue
     }
 
     /// A recorder of events that `component` tells, written by `client`.

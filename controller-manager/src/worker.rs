@@ -3,6 +3,7 @@
 use crate::metrics::Metrics;
 use minik_client::{ClientError, Done, WorkQueue, call};
 use minik_component::{Chance, Clock, Shutdown, chain};
+use serde_json::Value;
 use std::fmt::Display;
 use std::future::Future;
 use std::sync::Arc;
@@ -102,6 +103,14 @@ fn outcome<C: Controller>(key: &C::Key, result: Result<Done, ClientError>) -> Do
 pub fn gone_is_fine<T>(result: Result<T, ClientError>) -> Result<(), ClientError> {
     match result {
         Err(error) if call::refusal(&error) == Some(404) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// Creates what a namespace shall have; fine when it is there already, or the namespace is gone or going.
+pub async fn create_missing(client: &kube::Client, path: &str, object: &Value) -> Result<(), ClientError> {
+    match call::post::<Value>(client, path, object).await {
+        Err(error) if matches!(call::refusal(&error), Some(409 | 404)) || is_terminating(&error) => Ok(()),
         other => other.map(drop),
     }
 }

@@ -4,16 +4,15 @@
 
 mod plan;
 
-use crate::objects::Object;
+use crate::ending::end;
 use crate::setup::Setup;
 use crate::watches::Caches;
-use crate::worker::{Controller, gone_is_fine, queue};
-use minik_client::call::{self, PatchKind};
-use minik_client::{Change, ClientError, Done, ObjectKey};
+use crate::worker::{Controller, queue};
+use minik_client::{Change, ClientError, Done, ObjectKey, call};
 use minik_component::Clock;
 use plan::{Cause, Doomed, Snapshot};
 use prometheus::IntCounterVec;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -118,13 +117,8 @@ impl PodGc {
         let pod = &doomed.pod;
         let key: ObjectKey = pod.metadata.key();
         tracing::info!(pod = %key, cause = doomed.cause.label(), "deleting a Pod that nobody else will");
-        if let Some(status) = plan::last_status(pod, doomed.cause, self.clock.now()) {
-            let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": status});
-            let path = format!("{}/status", pod.path());
-            gone_is_fine(call::patch::<Value>(&self.client, &path, PatchKind::Strategic, &patch).await)?;
-        }
-        let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0, "preconditions": {"uid": pod.metadata.uid}});
-        gone_is_fine(call::delete(&self.client, &pod.path(), &options).await)?;
+        let status = plan::last_status(pod, doomed.cause, self.clock.now());
+        end(&self.client, pod, status, Some(0)).await?;
         self.deleted.with_label_values(&[doomed.cause.label()]).inc();
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! Which Pods are to be deleted. Pure.
 
+use crate::ending::disrupted;
 use crate::objects::{NodeObject, PodObject};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -94,14 +95,7 @@ pub fn last_status(pod: &PodObject, cause: Cause, now: Timestamp) -> Option<Valu
     }
     let mut status = json!({"phase": "Failed"});
     if cause == Cause::Orphaned {
-        status["conditions"] = json!([{
-            "type": "DisruptionTarget",
-            "status": "True",
-            "reason": "DeletionByPodGC",
-            "message": "PodGC: node no longer exists",
-            "lastTransitionTime": format!("{now:.0}"),
-            "observedGeneration": pod.metadata.generation,
-        }]);
+        status["conditions"] = disrupted(pod, "DeletionByPodGC", "PodGC: node no longer exists", now);
     }
     Some(status)
 }

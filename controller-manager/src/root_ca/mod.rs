@@ -4,8 +4,8 @@
 use crate::objects::{Content, NamespaceObject};
 use crate::setup::Setup;
 use crate::watches::Caches;
-use crate::worker::{Controller, gone_is_fine, is_terminating, queue};
-use minik_client::{Change, ClientError, Done, ObjectKey, call};
+use crate::worker::{Controller, create_missing, gone_is_fine};
+use minik_client::{ClientError, Done, ObjectKey, call};
 use serde_json::{Value, json};
 
 /// The ConfigMap's name.
@@ -47,13 +47,7 @@ struct RootCa {
 /// Adds the controller, when there is something to publish.
 pub fn set_up(setup: &mut Setup) {
     let Some(ca) = setup.config.root_ca.clone() else { return };
-    let queue = queue::<String>(&setup.config.chance);
-    let keys = queue.clone();
-    setup.watches.namespaces.add_handler(move |change| {
-        if !matches!(change, Change::Deleted(_)) {
-            keys.add(change.object().metadata.name.to_string());
-        }
-    });
+    let queue = setup.namespaces();
     let keys = queue.clone();
     setup.watches.config_maps.add_handler(move |change| {
         let meta = &change.object().metadata;
@@ -87,11 +81,7 @@ impl Controller for RootCa {
         });
         match plan(found.as_deref(), content, &self.ca) {
             Plan::Nothing(why) => tracing::trace!(namespace, why, "no CA to be published"),
-            Plan::Create => match call::post::<Value>(&self.client, &collection, &wanted).await {
-                // There already, or the namespace is gone or going.
-                Err(error) if matches!(call::refusal(&error), Some(409 | 404)) || is_terminating(&error) => {}
-                other => drop(other?),
-            },
+            Plan::Create => create_missing(&self.client, &collection, &wanted).await?,
             Plan::Update => {
                 if let Some(map) = &map {
                     wanted["metadata"]["resourceVersion"] = json!(map.metadata.resource_version);

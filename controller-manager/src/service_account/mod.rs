@@ -4,9 +4,9 @@
 use crate::objects::NamespaceObject;
 use crate::setup::Setup;
 use crate::watches::Caches;
-use crate::worker::{Controller, queue};
-use minik_client::{Change, ClientError, Done, ObjectKey, call};
-use serde_json::{Value, json};
+use crate::worker::{Controller, create_missing};
+use minik_client::{Change, ClientError, Done, ObjectKey};
+use serde_json::json;
 
 const ACCOUNT: &str = "default";
 
@@ -33,13 +33,7 @@ struct ServiceAccounts {
 
 /// Adds the controller.
 pub fn set_up(setup: &mut Setup) {
-    let queue = queue::<String>(&setup.config.chance);
-    let keys = queue.clone();
-    setup.watches.namespaces.add_handler(move |change| {
-        if !matches!(change, Change::Deleted(_)) {
-            keys.add(change.object().metadata.name.to_string());
-        }
-    });
+    let queue = setup.namespaces();
     let keys = queue.clone();
     setup.watches.service_accounts.add_handler(move |change| {
         if let Change::Deleted(account) = change
@@ -66,29 +60,20 @@ impl Controller for ServiceAccounts {
         let has_account = self.caches.service_accounts.get(&ObjectKey::new(namespace, ACCOUNT)).is_some();
         match plan(found.as_deref(), has_account) {
             Plan::Nothing(why) => tracing::trace!(namespace, why, "no default account to be made"),
-            Plan::Create => create(&self.client, namespace).await?,
+            Plan::Create => {
+                let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
+                let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT, "namespace": namespace}});
+                create_missing(&self.client, &path, &account).await?;
+            }
         }
         Ok(Done::Ok)
-    }
-}
-
-async fn create(client: &kube::Client, namespace: &str) -> Result<(), ClientError> {
-    let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
-    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT, "namespace": namespace}});
-    match call::post::<Value>(client, &path, &account).await {
-        // There already, or the namespace is gone or going.
-        Err(error)
-            if matches!(call::refusal(&error), Some(409 | 404)) || crate::worker::is_terminating(&error) =>
-        {
-            Ok(())
-        }
-        other => other.map(drop),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::Value;
 
     fn check(namespace: Value, has_account: bool, creates: bool) {
         let namespace: Option<NamespaceObject> = serde_json::from_value(namespace).unwrap();

@@ -1,17 +1,17 @@
 //! Evicts Pods from nodes whose NoExecute taints they do not tolerate, or no longer
 //! (<https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/#taint-based-evictions>).
 
+use crate::ending::{disrupted, end};
 use crate::objects::{NodeObject, Object, PodObject, Taint};
 use crate::setup::Setup;
 use crate::watches::Caches;
-use crate::worker::{Controller, gone_is_fine, queue};
+use crate::worker::{Controller, queue};
 use jiff::Timestamp;
-use minik_client::call::{self, PatchKind};
 use minik_client::{ClientError, Done, EventRecorder, EventType, ObjectKey};
 use minik_component::Clock;
 use minik_placement::taints::{Effect, Taint as Placed, Toleration};
 use prometheus::IntCounter;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -141,21 +141,9 @@ impl TaintEviction {
         tracing::info!(pod = %key, node = %pod.node, "evicting for a NoExecute taint");
         let note = format!("Marking for deletion Pod {key}");
         self.recorder.event(&pod.reference(), EventType::Normal, "TaintManagerEviction", "", &note);
-        let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [{
-            "type": "DisruptionTarget",
-            "status": "True",
-            "reason": "DeletionByTaintManager",
-            "message": "Taint manager: deleting due to NoExecute taint",
-            "lastTransitionTime": format!("{now:.0}"),
-            "observedGeneration": pod.metadata.generation,
-        }]}});
-        let path = pod.path();
-        gone_is_fine(
-            call::patch::<Value>(&self.client, &format!("{path}/status"), PatchKind::Strategic, &patch).await,
-        )?;
-        let options =
-            json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": pod.metadata.uid}});
-        gone_is_fine(call::delete(&self.client, &path, &options).await)?;
+        let words = "Taint manager: deleting due to NoExecute taint";
+        let status = json!({"conditions": disrupted(pod, "DeletionByTaintManager", words, now)});
+        end(&self.client, pod, Some(status), None).await?;
         self.evicted.inc();
         Ok(())
     }

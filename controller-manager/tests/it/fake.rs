@@ -55,6 +55,8 @@ struct Kept {
     objects: BTreeMap<Key, Value>,
     watchers: Vec<(String, mpsc::UnboundedSender<Value>)>,
     revision: u64,
+    /// The collection in which nothing may be created.
+    refused: String,
     /// Method and path of each write.
     writes: Vec<String>,
     /// Tokens that were issued: the account's name by token.
@@ -142,6 +144,9 @@ impl Kept {
     }
 
     fn create(&mut self, key: Key, mut object: Value) -> Answer {
+        if key.0 == self.refused {
+            return Err((403, "Forbidden", Value::Null));
+        }
         if self.objects.contains_key(&key) {
             return Err((409, "AlreadyExists", Value::Null));
         }
@@ -231,6 +236,7 @@ impl Server {
             objects: BTreeMap::new(),
             watchers: Vec::new(),
             revision: 0,
+            refused: String::new(),
             writes: Vec::new(),
             tokens: BTreeMap::new(),
         };
@@ -271,6 +277,11 @@ impl Server {
     pub fn list(&self, collection: &str) -> Vec<Value> {
         let kept = self.kept();
         kept.objects.iter().filter(|(key, _)| key.0 == collection).map(|(_, one)| one.clone()).collect()
+    }
+
+    /// From now on nothing may be created in a collection; an empty name ends that.
+    pub fn refuse(&self, collection: &str) {
+        self.kept().refused = collection.to_owned();
     }
 
     /// Since the server started.

@@ -138,3 +138,104 @@ async fn rollouts_end_where_stock_ends_them() {
     assert!(cases.lines().count() > 15);
     assert!(differences.is_empty(), "{} differences:\n{}", differences.len(), differences.join("\n"));
 }
+
+fn template(version: &str) -> Value {
+    json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": version}]}})
+}
+
+fn set(name: &str, replicas: i32) -> Value {
+    json!({"metadata": {"name": name, "namespace": "s"}, "spec": {"replicas": replicas,
+        "selector": {"matchLabels": {"a": "b"}}, "template": template("v1")}})
+}
+
+fn deployment() -> Value {
+    defaulted(json!({"metadata": {"name": "d"}, "spec": {"replicas": 3,
+        "selector": {"matchLabels": {"a": "b"}}, "template": template("v1")}}))
+}
+
+const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/s/deployments/d";
+
+/// Names of the Pods that a ReplicaSet controls.
+fn owned(server: &Server, set: &str) -> Vec<String> {
+    let pods = server.list(PODS);
+    let mine = |pod: &&Value| pod["metadata"]["ownerReferences"][0]["name"] == set;
+    pods.iter().filter(mine).map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+}
+
+fn reason(server: &Server, kind: &str) -> Option<Value> {
+    let deployment = server.get(DEPLOYMENT).unwrap();
+    let conditions = deployment["status"]["conditions"].as_array()?;
+    conditions.iter().find(|one| one["type"] == kind).map(|one| one["reason"].clone())
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_are_adopted_and_released_by_their_labels() {
+    let running = Running::start(&[]);
+    let server = &running.server;
+    let stray = |name: &str, label: &str| json!({"metadata": {"name": name, "namespace": "s", "labels": {"a": label}}, "spec": {}});
+    server.put(PODS, stray("fits", "b"));
+    server.put(PODS, stray("stranger", "c"));
+    server.put(SETS, set("one", 3));
+    server.until("three are its own", |server| owned(server, "one").len() == 3).await;
+    assert!(owned(server, "one").contains(&"fits".to_owned()) && server.list(PODS).len() == 4);
+    server.patch("/api/v1/namespaces/s/pods/fits", json!({"metadata": {"labels": {"a": "x"}}}));
+    let replaced =
+        |server: &Server| !owned(server, "one").contains(&"fits".into()) && server.list(PODS).len() == 5;
+    server.until("what fits no longer is released and replaced", replaced).await;
+    server.delete("/apis/apps/v1/namespaces/s/replicasets/one", json!({"propagationPolicy": "Orphan"}));
+    server.until("its Pods are nobody's", |server| owned(server, "one").is_empty()).await;
+    server.put(SETS, set("two", 1));
+    let adopted = |server: &Server| owned(server, "two").len() == 1 && server.list(PODS).len() == 3;
+    server.until("another adopts them and deletes the surplus", adopted).await;
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_created_is_told_and_tried_again_sparingly() {
+    let running = Running::start(&[]);
+    let server = &running.server;
+    server.refuse(PODS);
+    server.put(DEPLOYMENTS, deployment());
+    let fails = |server: &Server| reason(server, "ReplicaFailure") == Some("FailedCreate".into());
+    server.until("the Deployment tells", fails).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let is_try = |write: &&String| write.starts_with("POST") && write.ends_with("/pods");
+    let tries = server.writes().iter().filter(is_try).count();
+    assert!((5..40).contains(&tries), "{tries} tries");
+    server.refuse("");
+    server.until("it recovers", |server| server.list(PODS).len() == 3 && !fails(server)).await;
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_set_that_cannot_be_created_is_told() {
+    let running = Running::start(&[]);
+    let server = &running.server;
+    server.refuse(SETS);
+    server.put(DEPLOYMENTS, deployment());
+    let told = |server: &Server| reason(server, "Progressing") == Some("ReplicaSetCreateError".into());
+    server.until("it tells", told).await;
+    server.refuse("");
+    server.until("it recovers", |server| server.list(PODS).len() == 3 && !told(server)).await;
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_taken_name_makes_another() {
+    let running = Running::start(&[]);
+    let server = &running.server;
+    server.put(DEPLOYMENTS, deployment());
+    server.until("it has its Pods", |server| server.list(PODS).len() == 3).await;
+    let name = server.list(SETS)[0]["metadata"]["name"].as_str().unwrap().to_owned();
+    server.delete(DEPLOYMENT, json!({}));
+    let empty = |server: &Server| server.list(SETS).is_empty() && server.list(PODS).is_empty();
+    server.until("all is collected", empty).await;
+    let mut stranger = set(&name, 0);
+    stranger["spec"]["template"] = template("other");
+    server.put(SETS, stranger);
+    server.put(DEPLOYMENTS, deployment());
+    server.until("it has Pods", |server| server.list(PODS).len() == 3).await;
+    assert_eq!(server.get(DEPLOYMENT).unwrap()["status"]["collisionCount"], 1);
+    assert!(owned(server, &name).is_empty());
+    running.stop().await;
+}
