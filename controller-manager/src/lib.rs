@@ -38,6 +38,7 @@ mod replica_set;
 mod root_ca;
 mod service;
 mod service_account;
+mod service_cidr;
 mod setup;
 mod taint_eviction;
 mod watches;

@@ -7,7 +7,7 @@ use crate::setup::{Part, Setup};
 use crate::watches::Watches;
 use crate::{
     aggregation, bootstrap, certificates, deployment, disruption, endpoints, garbage, namespace, node_ipam,
-    node_lifecycle, pod_gc, replica_set, root_ca, service_account, taint_eviction,
+    node_lifecycle, pod_gc, replica_set, root_ca, service_account, service_cidr, taint_eviction,
 };
 use minik_client::{Duty, DutyError, lead_and_serve};
 use minik_component::Shutdown;
@@ -110,6 +110,7 @@ fn set_up(setup: &mut Setup) {
     certificates::set_up(setup);
     disruption::set_up(setup);
     node_ipam::set_up(setup);
+    service_cidr::set_up(setup);
     endpoints::set_up(setup);
     replica_set::set_up(setup);
     deployment::set_up(setup);

@@ -9,6 +9,7 @@ use crate::objects::{
     ClusterRoleObject, ConfigMapObject, DeploymentObject, LeaseObject, NamespaceObject, NodeObject,
     PodObject, ReplicaSetObject,
 };
+use crate::service_cidr::ServiceCidrObject;
 use crate::setup::Part;
 use futures::future::BoxFuture;
 use minik_client::{Informer, InformerBuilder, Meta, ObjectKey, PartialObject, Projection, Source};
@@ -101,6 +102,10 @@ kinds! {
     signing_requests: CsrObject = Source::all("/apis/certificates.k8s.io/v1/certificatesigningrequests");
     /// Bootstrap tokens.
     bootstrap_tokens: TokenObject = bootstrap::tokens_source();
+    /// Ranges of Services' addresses.
+    service_cidrs: ServiceCidrObject = Source::all("/apis/networking.k8s.io/v1/servicecidrs");
+    /// Addresses of Services.
+    ip_addresses: PartialObject = Source::metadata("/apis/networking.k8s.io/v1/ipaddresses");
     /// Leases.
     leases: LeaseObject = Source::all("/apis/coordination.k8s.io/v1/leases");
     /// ClusterRoles.

@@ -12,7 +12,7 @@ use crate::watches::Caches;
 use crate::worker::{Controller, queue};
 use minik_client::call::{self, PatchKind};
 use minik_client::{Change, ClientError, Done, EventRecorder, EventType, ObjectKey};
-pub use ranges::Ranges;
+pub use ranges::{Range, Ranges};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

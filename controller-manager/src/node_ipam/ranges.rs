@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 /// A range of addresses, as numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Range {
+pub struct Range {
     first: u128,
     /// Bits of an address, and of the part that is common.
     bits: u32,
@@ -13,19 +13,31 @@ struct Range {
 }
 
 impl Range {
-    fn read(text: &str) -> Option<Range> {
+    /// Reads `10.0.0.0/24`.
+    pub fn read(text: &str) -> Option<Range> {
         let (address, prefix) = text.split_once('/')?;
-        let (number, bits) = match address.parse().ok()? {
-            IpAddr::V4(address) => (u128::from(u32::from(address)), 32),
-            IpAddr::V6(address) => (u128::from(address), 128),
-        };
+        let (number, bits) = number(address.parse().ok()?);
         let prefix = prefix.parse().ok().filter(|prefix| *prefix <= bits)?;
         let first = number & !low(bits - prefix);
         Some(Range { first, bits, prefix })
     }
 
+    /// Whether an address is in it.
+    pub fn has(&self, address: IpAddr) -> bool {
+        let (number, bits) = number(address);
+        bits == self.bits && (self.first..=self.last()).contains(&number)
+    }
+
     fn last(&self) -> u128 {
         self.first | low(self.bits - self.prefix)
+    }
+}
+
+/// An address as a number, and how many bits that has.
+fn number(address: IpAddr) -> (u128, u32) {
+    match address {
+        IpAddr::V4(address) => (u128::from(u32::from(address)), 32),
+        IpAddr::V6(address) => (u128::from(address), 128),
     }
 }
 
