@@ -213,7 +213,8 @@ impl Api {
         }
     }
 
-    async fn repair_addresses(&self) -> Result<()> {
+    /// The same for addresses alone, whose claims tell their age.
+    pub(crate) async fn repair_addresses(&self) -> Result<()> {
         self.world().fresh().await?;
         let (services, addresses) = (self.view().list(SERVICES, ""), self.view().list(ADDRESSES, ""));
         let plan = plan(&services, &addresses, &|ip| self.allocators().in_range(ip), self.now());

@@ -43,6 +43,8 @@ const PERIOD: Duration = Duration::from_secs(10);
 const ROUNDS_PER_REPAIR: u64 = 6;
 /// How long a record lives that is not renewed, in seconds.
 const RECORD_TTL: i64 = 15;
+/// How long another server has from its claim to its object, before we try ourselves.
+const RACE: Duration = Duration::from_millis(20);
 /// Between two tries to make what is missing.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -95,6 +97,10 @@ impl Bootstrap {
     async fn prepare(&self) {
         while let Err(error) = self.make_all().await {
             tracing::warn!(%error, "cannot make the objects of a new cluster; trying again");
+            // A server that was killed on its way may have left the claim of an address that we need.
+            if let Err(error) = self.api.repair_addresses().await {
+                tracing::warn!(%error, "cannot repair the claims of addresses");
+            }
             tokio::time::sleep(RETRY).await;
         }
     }
@@ -144,7 +150,7 @@ impl Bootstrap {
             };
             match result {
                 Ok(_) => return Ok(()),
-                Err(error) => live = Some(self.faster(place, name, error).await?),
+                Err(error) => live = self.faster(place, name, error).await?,
             }
         }
         Err(ApiError::Unavailable(format!("{folder} {name:?} is changed all the time")))
@@ -178,20 +184,27 @@ impl Bootstrap {
             };
             match result {
                 Ok(_) => return Ok(()),
-                Err(error) => live = Some(self.faster(place, name, error).await?),
+                Err(error) => live = self.faster(place, name, error).await?,
             }
         }
         Err(ApiError::Unavailable(format!("{folder} {name:?} is changed all the time")))
     }
 
     /// What somebody made or changed who was faster, so that our write failed; else the write's error. An address that is
-    /// taken means the same as a name that is.
-    async fn faster(&self, place: Place<'_>, name: &str, error: ApiError) -> Result<Value> {
+    /// taken means the same as a name that is: it is claimed before the object is there, which is then waited for.
+    async fn faster(&self, place: Place<'_>, name: &str, error: ApiError) -> Result<Option<Value>> {
         let raced = matches!(
             error,
             ApiError::AlreadyExists(_) | ApiError::Conflict { .. } | ApiError::Invalid { .. }
         );
-        if !raced { Err(error) } else { self.loopback.get(place, name).await?.ok_or(error) }
+        if !raced {
+            return Err(error);
+        }
+        let live = self.loopback.get(place, name).await?;
+        if live.is_none() {
+            tokio::time::sleep(RACE).await;
+        }
+        Ok(live)
     }
 
     /// Keeps what follows the live servers.
