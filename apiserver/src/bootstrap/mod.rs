@@ -25,6 +25,7 @@ use crate::loopback::{Loopback, Place};
 use crate::world::store_error;
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
+use identity::Renewal;
 use minik_component::Shutdown;
 use minik_storage::{Expect, StorageError};
 use reconcile::Write;
@@ -110,16 +111,19 @@ impl Bootstrap {
             objects::all().into_iter().partition(|object| object["kind"] == "Namespace");
         self.make(namespaces).await?;
         self.make(others).await?;
-        self.config_maps().await?;
         self.followed().await
     }
 
-    /// What follows the live servers.
+    /// What follows the live servers; at once, so that the store makes it durable together.
     async fn followed(&self) -> Result<()> {
-        self.service_cidr().await?;
-        self.service().await?;
-        self.servers().await?;
-        self.identity().await
+        let kept = futures::try_join!(
+            self.config_maps(),
+            self.service_cidr(),
+            self.service(),
+            self.servers(),
+            self.identity()
+        );
+        kept.map(drop)
     }
 
     async fn make(&self, objects: Vec<Value>) -> Result<()> {
@@ -230,7 +234,6 @@ impl Bootstrap {
 
     async fn round(&self) -> Result<()> {
         self.make(objects::namespaces()).await?;
-        self.config_maps().await?;
         self.followed().await
     }
 
@@ -247,22 +250,41 @@ impl Bootstrap {
         }
     }
 
-    /// Renews the own Lease, and clears away those of servers that are gone for long.
+    /// Renews the own Lease, and clears away those of servers that are gone for long. Several servers may be reached at one
+    /// place: each takes the first name that nobody else keeps.
     async fn identity(&self) -> Result<()> {
         let now = self.api.now();
-        let name = identity::name(&self.host, &self.api.settings().advertised);
-        let wanted = identity::lease(&name, &self.host, &self.process, now);
-        let period = jiff::SignedDuration::try_from(PERIOD).unwrap_or_default();
-        let renewed = |wanted: &Value, live: &Value| identity::renewed(wanted, live, now, period);
-        self.keep(LEASES, "leases", &wanted, renewed).await?;
+        for place in 0.. {
+            let name = identity::name(&self.host, &self.api.settings().advertised, place);
+            let wanted = identity::lease(&name, &self.host, &self.process, now);
+            let result = match self.loopback.get(LEASES, &name).await? {
+                None => self.loopback.create(LEASES, wanted).await,
+                Some(live) => match identity::renewed(&wanted, &live, now) {
+                    Renewal::Due(next) => self.loopback.update(LEASES, next).await,
+                    Renewal::Done => break,
+                    Renewal::Anothers => continue,
+                },
+            };
+            match result {
+                Ok(_) => break,
+                // Another was faster: the next name.
+                Err(ApiError::AlreadyExists(_) | ApiError::Conflict { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.drop_leases(|lease| identity::is_expired(lease, now)).await
+    }
+
+    /// Deletes servers' Leases.
+    async fn drop_leases(&self, which: impl Fn(&Value) -> bool) -> Result<()> {
         for lease in self.api.view().list("leases", identity::NAMESPACE) {
-            let label = &lease["metadata"]["labels"][identity::LABEL];
-            if label == identity::KIND && identity::is_expired(&lease, now) {
-                let text = |field: &str| lease["metadata"][field].as_str().unwrap_or_default();
-                match self.loopback.delete_one(LEASES, text("name"), text("uid")).await {
-                    Ok(()) | Err(ApiError::NotFound(_) | ApiError::Conflict { .. }) => {}
-                    Err(error) => return Err(error),
-                }
+            let text = |field: &str| lease["metadata"][field].as_str().unwrap_or_default();
+            if lease["metadata"]["labels"][identity::LABEL] != identity::KIND || !which(&lease) {
+                continue;
+            }
+            match self.loopback.delete_one(LEASES, text("name"), text("uid")).await {
+                Ok(()) | Err(ApiError::NotFound(_) | ApiError::Conflict { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -288,13 +310,17 @@ impl Bootstrap {
     }
 
     async fn publish(&self, addresses: &BTreeSet<IpAddr>, port: u16) -> Result<()> {
-        let endpoints = masters::endpoints(addresses, port);
-        self.keep(ENDPOINTS, "services/endpoints", &endpoints, masters::endpoints_update).await?;
-        self.keep(SLICES, "endpointslices", &masters::slice(addresses, port), masters::slice_update).await
+        let (endpoints, slice) = (masters::endpoints(addresses, port), masters::slice(addresses, port));
+        let kept = futures::try_join!(
+            self.keep(ENDPOINTS, "services/endpoints", &endpoints, masters::endpoints_update),
+            self.keep(SLICES, "endpointslices", &slice, masters::slice_update)
+        );
+        kept.map(drop)
     }
 
-    /// Takes back the own record; the last server's address stays published, as it will come back.
+    /// Takes back the own Lease and record; the last server's address stays published, as it will come back.
     async fn leave(&self) -> Result<()> {
+        self.drop_leases(|lease| identity::is_of(lease, &self.process)).await?;
         let Some(own) = self.address().filter(|own| masters::can_be_published(own.ip())) else {
             return Ok(());
         };

@@ -15,7 +15,8 @@ async fn bootstrap(storage: Arc<dyn Storage>, advertised: &str, shutdown: &Shutd
         min_request_timeout: Duration::from_secs(1800),
         advertised: advertised.into(),
         clock: Arc::new(SystemClock::default()),
-        chance: Arc::new(SeededChance::new(1)),
+        // Servers differ in their chance as in their place.
+        chance: Arc::new(SeededChance::new(advertised.bytes().map(u64::from).sum())),
         metrics: prometheus::Registry::new(),
         kubelets: crate::Kubelets::none(),
         audit: crate::Audit::default(),
@@ -147,8 +148,11 @@ async fn servers_publish_each_other() {
         endpoints.iter().map(|one| one["addresses"][0].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(published(&two).await, ["10.1.1.1", "10.1.1.2"]);
+    let leases = || two.api.view().list("leases", "kube-system").len();
+    assert_eq!(leases(), 2);
     one.leave().await.unwrap();
     assert_eq!(published(&two).await, ["10.1.1.2"]);
+    assert_eq!(leases(), 1);
     // The last one's address stays: it will come back.
     two.leave().await.unwrap();
     assert_eq!(published(&two).await, ["10.1.1.2"]);

@@ -35,6 +35,7 @@ use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::upgrade::OnUpgrade;
 use minik_apimachinery::time;
+use minik_storage::Revision;
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
@@ -192,9 +193,10 @@ impl Api {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
+        let known = self.world().reached();
         let user = match self.let_in(told, &headers, peer) {
-            Err(ApiError::Unauthorized) if self.learned().await => self.let_in(told, &headers, peer)?,
-            Err(ApiError::Forbidden { .. }) if !told.user.is_anonymous() && self.learned().await => {
+            Err(ApiError::Unauthorized) if self.learned(known).await => self.let_in(told, &headers, peer)?,
+            Err(ApiError::Forbidden { .. }) if !told.user.is_anonymous() && self.learned(known).await => {
                 self.let_in(told, &headers, peer)?
             }
             result => result?,
@@ -216,9 +218,10 @@ impl Api {
             told.body = Some(body.clone()).filter(|_| self.settings().audit.level() >= AuditLevel::Request);
             let warnings = told.warnings.clone();
             let asked = Asked { info: told.info.clone(), headers, body, user, warnings };
+            let known = self.world().reached();
             match self.dispatch(&asked).await {
                 Err(ApiError::NotFound(_) | ApiError::Forbidden { .. })
-                    if mutating && self.learned().await =>
+                    if mutating && self.learned(known).await =>
                 {
                     self.dispatch(&asked).await
                 }
@@ -245,10 +248,9 @@ impl Api {
         Ok(user)
     }
 
-    /// Whether there is something new in the store that this server did not know, and does now. Asked before a request is
+    /// Whether there is something in the store that was not known when a request began, and is now. Asked before a request is
     /// refused that another server may just have made right: with a new namespace, a role's binding, a token's account.
-    async fn learned(&self) -> bool {
-        let known = self.world().reached();
+    async fn learned(&self, known: Revision) -> bool {
         let revision = self.world().storage().revision();
         match tokio::time::timeout(LEARN_WITHIN, revision).await {
             Ok(Ok(revision)) => revision > known && self.world().reach(revision).await.is_ok(),
