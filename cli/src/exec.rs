@@ -1,4 +1,4 @@
-//! `minikctl exec`: runs a command in a container, over a WebSocket.
+//! `minikctl exec` and `attach`: run a command in a container, or join the one that runs, over a WebSocket.
 //!
 //! ```text
 //!  stdin ──> channel 0 ─┐                    ┌─> channel 1 ──> stdout
@@ -53,7 +53,32 @@ pub struct Args {
     command: Vec<String>,
 }
 
-/// Runs the command; ends this program as the command ended.
+/// Arguments of `minikctl attach`.
+#[derive(Debug, clap::Args)]
+pub struct AttachArgs {
+    /// The Pod's name, or pod/NAME
+    pod: String,
+    /// The container, when the Pod has several
+    #[arg(short, long, value_name = "NAME")]
+    container: Option<String>,
+    /// Hand on standard input
+    #[arg(short = 'i', long)]
+    stdin: bool,
+    /// The container has a terminal
+    #[arg(short, long)]
+    tty: bool,
+}
+
+/// Joins what runs in a container.
+///
+/// # Errors
+/// When the server does not answer, or there is no such container.
+pub async fn attach(globals: &Globals, args: AttachArgs) -> Result<(), Failure> {
+    let AttachArgs { pod, container, stdin, tty } = args;
+    run(globals, Args { pod, container, stdin, tty, command: Vec::new() }).await
+}
+
+/// Runs the command, or joins what runs if there is none; ends this program as the command ended.
 ///
 /// # Errors
 /// When the server does not answer, there is no such container, or the command cannot be started.
@@ -86,7 +111,8 @@ async fn execute(
         ("tty", flag(args.tty)),
     ];
     parameters.extend(args.command.iter().map(|word| ("command", word.as_str())));
-    let path = format!("/api/v1/namespaces/{}/pods/{}/exec", segment(&session.namespace), segment(name));
+    let what = if args.command.is_empty() { "attach" } else { "exec" };
+    let path = format!("/api/v1/namespaces/{}/pods/{}/{what}", segment(&session.namespace), segment(name));
     let socket = open(access, &query::with(&path, &parameters)).await?;
     let raw = if args.tty && args.stdin { Raw::begin() } else { None };
     let ended = converse(socket, args, terminal).await;

@@ -118,6 +118,8 @@ pub enum Command {
     Logs(logs::Args),
     /// Run a command in a container
     Exec(exec::Args),
+    /// Join what runs in a container
+    Attach(exec::AttachArgs),
     /// Wait until objects are as wanted
     Wait(wait::Args),
     /// List what the server serves
@@ -166,6 +168,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Drain(args) => drain::run(&globals, args).await,
         Command::Logs(args) => logs::run(&globals, args).await,
         Command::Exec(args) => exec::run(&globals, args).await,
+        Command::Attach(args) => exec::attach(&globals, args).await,
         Command::Wait(args) => wait::run(&globals, args).await,
         Command::ApiResources(args) => api_resources::run(&globals, args).await,
         Command::Completion(args) => completion::run(args),

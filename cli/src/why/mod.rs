@@ -147,6 +147,23 @@ impl Evidence {
         }
     }
 
+    /// What is to be changed so that the Pod has another template: its Deployment or other controller, or itself.
+    fn template(&self) -> String {
+        let meta = &self.pod.metadata;
+        let mut owners = meta.owner_references.iter().flatten();
+        let Some(owner) = owners.find(|owner| owner.controller == Some(true)) else { return self.named() };
+        let hash = meta.labels.as_ref().and_then(|labels| labels.get("pod-template-hash"));
+        let deployment = hash.and_then(|hash| owner.name.strip_suffix(hash)?.strip_suffix('-'));
+        let name = match deployment {
+            Some(deployment) => format!("deployment/{deployment}"),
+            None => format!("{}/{}", owner.kind.to_lowercase(), owner.name),
+        };
+        match meta.namespace.as_deref() {
+            None | Some("" | "default") => name,
+            Some(namespace) => format!("{name} -n {namespace}"),
+        }
+    }
+
     fn condition(&self, name: &str) -> Option<&PodCondition> {
         self.pod.status.as_ref()?.conditions.as_ref()?.iter().find(|one| one.type_ == name)
     }

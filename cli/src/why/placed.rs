@@ -394,11 +394,6 @@ impl Look<'_> {
         let words = words.strip_prefix(&format!("Back-off pulling image {image:?}: ")).unwrap_or(words);
         let words = words.strip_prefix("ErrImagePull: ").unwrap_or(words).trim().to_owned();
         let says = |some: &[&str]| some.iter().any(|one| words.to_lowercase().contains(one));
-        let name = format!(
-            "name an image that exists: minikctl set image {} {}=IMAGE",
-            self.evidence.named(),
-            self.status.name
-        );
         if says(&["unauthorized", "denied", "authentication", "403", "401"]) {
             diagnosis.suggest(Suggestion::words("give the Pod an imagePullSecret of that registry"));
         }
@@ -411,8 +406,8 @@ impl Look<'_> {
         if says(&["pull policy of never"]) {
             diagnosis.suggest(Suggestion::words("let imagePullPolicy be IfNotPresent"));
         }
-        let (what, command) = name.split_once(": ").unwrap_or((&name, ""));
-        diagnosis.suggestions.insert(0, Suggestion::run(what, command));
+        let command = format!("minikctl set image {} {}=IMAGE", self.evidence.template(), self.status.name);
+        diagnosis.suggestions.insert(0, Suggestion::run("name an image that exists", command));
         diagnosis.cause(self.subject(), What::Image { image, words });
     }
 }

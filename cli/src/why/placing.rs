@@ -54,8 +54,11 @@ pub fn diagnose(evidence: &Evidence) -> Diagnosis {
         reasons.iter().for_each(|reason| diagnosis.cause(&**name, explain.cause(reason)));
     }
     suggest(evidence, &judge, &mut diagnosis);
-    if !was_looked_at(evidence) {
-        let (words, suggestion) = no_scheduler(evidence);
+    if let Some(node) = &evidence.placement.nominated_node_name {
+        diagnosis.summary = format!("{node} is being cleared for it");
+        diagnosis.suggestions.insert(0, Suggestion::words("wait until the Pods that make room have ended"));
+    }
+    if let Some((words, suggestion)) = no_scheduler(evidence) {
         diagnosis.cause(format!("scheduler {}", scheduler(evidence)), What::SchedulerNotRunning { words });
         diagnosis.suggestions.insert(0, suggestion);
     }
@@ -89,26 +92,22 @@ fn waits_since(evidence: &Evidence) -> SignedDuration {
     evidence.now.duration_since(created)
 }
 
-/// Whether a scheduler has had a say, or has had no time to.
-fn was_looked_at(evidence: &Evidence) -> bool {
-    scheduled(evidence).is_some() || waits_since(evidence) < SOON
-}
-
-fn no_scheduler(evidence: &Evidence) -> (String, Suggestion) {
-    let (name, waits) = (scheduler(evidence), waits_since(evidence).as_secs());
+/// That its scheduler does not run, and what to do about it: it has not looked at the Pod, or does not renew its Lease.
+fn no_scheduler(evidence: &Evidence) -> Option<(String, Suggestion)> {
+    let (name, waits) = (scheduler(evidence), waits_since(evidence));
+    let unseen = (scheduled(evidence).is_none() && waits >= SOON)
+        .then(|| format!("has not looked at the Pod for {} s", waits.as_secs()));
     let stale = evidence.scheduler_renewed.map(|at| evidence.now.duration_since(at));
-    let lease = match stale.filter(|stale| *stale > LEASE && name == DEFAULT_SCHEDULER) {
-        Some(stale) => format!("; its Lease was last renewed {} s ago", stale.as_secs()),
-        None => String::new(),
-    };
-    let words = format!("is not running: it has not looked at the Pod for {waits} s{lease}");
+    let stale = stale.filter(|stale| *stale > LEASE && name == DEFAULT_SCHEDULER);
+    let stale = stale.map(|stale| format!("renewed its Lease {} s ago", stale.as_secs()));
+    let words: Vec<String> = unseen.into_iter().chain(stale).collect();
     let suggestion = match name {
         DEFAULT_SCHEDULER => Suggestion::run("start it again", "minikctl cluster up"),
         other => {
             Suggestion::words(format!("start the scheduler {other}, or leave schedulerName out of the Pod"))
         }
     };
-    (words, suggestion)
+    (!words.is_empty()).then(|| (format!("is not running: it {}", words.join(" and ")), suggestion))
 }
 
 /// A node would take it, but nobody has bound it.
@@ -121,26 +120,23 @@ fn unbound(evidence: &Evidence, fitting: &[&Arc<str>]) -> Diagnosis {
     let said = failed.and_then(|event| event.message.clone());
     let of_condition = scheduled(evidence).and_then(|one| one.message.clone());
     let own = said.or(of_condition).filter(|words| !words.contains("nodes are available"));
-    match own.filter(|_| was_looked_at(evidence)) {
-        Some(words) => {
-            diagnosis.cause(who, What::SchedulerError { words });
-            diagnosis.suggest(Suggestion::words("wait: the scheduler tries again with growing pauses"));
-        }
-        None if waits_since(evidence) < SOON => {
-            diagnosis.cause(who, What::Waiting { words: "is about to place it".into() });
-        }
-        None if !was_looked_at(evidence) => {
-            let (words, suggestion) = no_scheduler(evidence);
+    match (no_scheduler(evidence), own) {
+        (Some((words, suggestion)), _) => {
             diagnosis.cause(who, What::SchedulerNotRunning { words });
             diagnosis.suggest(suggestion);
         }
-        None => {
+        (None, Some(words)) => {
+            diagnosis.cause(who, What::SchedulerError { words });
+            diagnosis.suggest(Suggestion::words("wait: the scheduler tries again with growing pauses"));
+        }
+        (None, None) if scheduled(evidence).is_none() => {
+            diagnosis.cause(who, What::Waiting { words: "is about to place it".into() });
+        }
+        (None, None) => {
             let words = "said that no node fits, which has changed since: it will try again, or does not run";
             diagnosis.cause(who, What::SchedulerNotRunning { words: words.into() });
-            diagnosis.suggest(Suggestion::run(
-                "look again in a moment; if it stays, start the scheduler",
-                "minikctl cluster up",
-            ));
+            let what = "look again in a moment; if it stays, start the scheduler";
+            diagnosis.suggest(Suggestion::run(what, "minikctl cluster up"));
         }
     }
     diagnosis
@@ -348,47 +344,56 @@ fn suggest(evidence: &Evidence, judge: &Judge<'_>, diagnosis: &mut Diagnosis) {
     }
 }
 
+/// Too little of a resource on a node.
+struct Short {
+    resource: Arc<str>,
+    asked: i64,
+    free: i64,
+    capacity: i64,
+}
+
 /// How much less it would have to ask for, on the node where that is least.
 fn less(evidence: &Evidence, nearest: &[(usize, &NodeState, Vec<Reason>)]) -> Option<Suggestion> {
-    let short = |reasons: &[Reason]| -> Option<Vec<(Arc<str>, i64, i64)>> {
+    let short = |reasons: &[Reason]| -> Option<Vec<Short>> {
         let of = |reason: &Reason| match reason {
-            Reason::Insufficient { resource, requested, used, capacity } => {
-                Some((resource.clone(), *requested, capacity - used))
-            }
+            Reason::Insufficient { resource, requested, used, capacity } => Some(Short {
+                resource: resource.clone(),
+                asked: *requested,
+                free: capacity - used,
+                capacity: *capacity,
+            }),
             _ => None,
         };
         reasons.iter().map(of).collect()
     };
     let nodes = nearest.iter().filter_map(|(.., reasons)| short(reasons)).filter(|short| !short.is_empty());
     // The least share of the request that has to go.
-    let gap = |short: &Vec<(Arc<str>, i64, i64)>| {
-        short.iter().map(|(_, asked, free)| (asked - free) * 1000 / (*asked).max(1)).max().unwrap_or(0)
+    let gap = |all: &Vec<Short>| {
+        all.iter().map(|one| (one.asked - one.free) * 1000 / one.asked.max(1)).max().unwrap_or(0)
     };
     let nearest = nodes.min_by_key(gap)?;
     let spec = evidence.pod.spec.as_ref()?;
-    let lower = |(resource, asked, free): &(Arc<str>, i64, i64)| {
-        if *free <= 0 {
-            return None;
-        }
+    let lower = |Short { resource, asked, free, .. }: &Short| {
         let asks = |container: &k8s_openapi::api::core::v1::Container| {
             let requests = container.resources.as_ref()?.requests.as_ref()?;
             let amount: minik_apimachinery::quantity::Quantity = requests.get(&**resource)?.0.parse().ok()?;
             Some(if &**resource == "cpu" { amount.milli_value() } else { amount.value() })
         };
-        let largest =
-            spec.containers.iter().filter_map(|one| Some((asks(one)?, &one.name))).max_by_key(|one| one.0)?;
-        let left = largest.0 - (asked - free);
-        (left > 0)
-            .then(|| format!("container {}'s {resource} request to {}", largest.1, written(resource, left)))
+        let all = spec.containers.iter().filter_map(|one| Some((asks(one)?, &one.name)));
+        let (most, name) = all.max_by_key(|one| one.0)?;
+        let left = most - (asked - free);
+        let amount = written(resource, left);
+        (left > 0 && *free > 0).then(|| format!("container {name}'s {resource} request to {amount}"))
     };
+    let names = nearest.iter().map(|one| &*one.resource).collect::<Vec<_>>().join(" and ");
+    if nearest.iter().all(|one| one.capacity == 0) {
+        return Some(Suggestion::words(format!("do without {names}, which no node has")));
+    }
     let lowered: Option<Vec<String>> = nearest.iter().map(lower).collect();
-    Some(match lowered {
-        Some(all) => Suggestion::words(format!("lower {}", all.join(" and "))),
-        None => {
-            let names: Vec<&str> = nearest.iter().map(|(resource, ..)| &**resource).collect();
-            Suggestion::words(format!("ask for less {}, or end Pods that take it", names.join(" and ")))
-        }
-    })
+    Some(Suggestion::words(match lowered {
+        Some(all) => format!("lower {}", all.join(" and ")),
+        None => format!("ask for less {names}, or end Pods that take it"),
+    }))
 }
 
 /// What would take one reason away.

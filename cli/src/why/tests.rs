@@ -138,6 +138,8 @@ fn nobody_schedules() {
         evidence.scheduler_renewed = Some("2026-11-24T09:00:20Z".parse().unwrap())
     });
     say(json!({"schedulerName": "own"}), unseen(), &|_| {});
+    say(json!({"nodeName": "", "nodeSelector": {"a": "b"}}), unseen(), &|_| {});
+    say(cpu("4"), json!({"nominatedNodeName": "node-1"}), &|_| {});
     say(json!({}), unseen(), &|evidence| evidence.now = "2026-11-24T09:00:01Z".parse().unwrap());
     say(json!({}), json!({}), &|_| {});
     say(json!({}), json!({}), &|evidence| {

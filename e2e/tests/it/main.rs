@@ -6,5 +6,6 @@ mod host_ports;
 mod images;
 mod kubectl;
 mod minikctl;
+mod pending;
 mod pods;
 mod recorded_pods;

@@ -1,7 +1,7 @@
 //! minikctl's object commands against a real server, beside the real kubectl.
 
 use anyhow::{Result, ensure};
-use minik_e2e::harness::TestCluster;
+use minik_e2e::harness::{Said, TestCluster, programs, run};
 use minik_e2e::images::BUSYBOX;
 
 const OBJECTS: &str = "apiVersion: v1
@@ -105,6 +105,14 @@ fn objects_are_made_shown_and_deleted_as_kubectl_shows_them() -> Result<()> {
     cluster.finish()
 }
 
+/// Runs a line on a terminal of its own.
+fn on_a_terminal(cluster: &TestCluster, line: &str) -> Result<Said> {
+    let path = format!("{}:/usr/bin:/bin", programs()?.display());
+    let mut command = std::process::Command::new("script");
+    command.args(["-qec", line, "/dev/null"]).env("PATH", path).env("KUBECONFIG", &cluster.kubeconfig);
+    run(&mut command, "")
+}
+
 fn cluster_words(kind: &str, name: &str) -> String {
     format!("{kind} {name:?} deleted from default namespace\n")
 }
@@ -138,8 +146,87 @@ fn commands_run_in_containers_and_end_as_they_ended() -> Result<()> {
     assert_eq!((failed.code, failed.out.as_str()), (3, "out\n"));
     assert_eq!(failed.err, "err\ncommand terminated with exit code 3\n");
     assert_eq!(minikctl(&cluster, "logs box", "")?, "started\n");
+    let terminal = on_a_terminal(&cluster, "minikctl exec -it box -- sh -c 'tty; stty size; exit 7'")?;
+    ensure!(terminal.code == 7 && terminal.out.contains("/dev/pts/"), "{terminal:?}");
     let none = cluster.minikctl(&["exec", "box", "-c", "none", "--", "true"])?;
     assert_eq!(none.err, "minikctl: container none is not valid for pod box: it has main\n");
     assert_eq!(minikctl(&cluster, "delete pod box", "")?, cluster_words("pod", "box"));
+    cluster.finish()
+}
+
+/// Both programs say the same of the same.
+fn alike(cluster: &TestCluster, all: &[&str]) -> Result<()> {
+    for words in all {
+        let (ours, theirs) = (minikctl(cluster, words, "")?, cluster.kubectl_ok(words, "")?);
+        ensure!(ageless(&ours) == ageless(&theirs), "{words}: ours\n{ours}\ntheirs\n{theirs}");
+    }
+    Ok(())
+}
+
+#[test]
+fn workloads_are_rolled_out_as_kubectl_does_it() -> Result<()> {
+    let cluster = TestCluster::with_node()?;
+    let said = |words: &str| minikctl(&cluster, words, "");
+    let make = format!("create deployment web --image={BUSYBOX} --replicas=2 --port=8080 -- sleep 1000");
+    assert_eq!(said(&make)?, "deployment.apps/web created\n");
+    let rolled = said("rollout status deployment/web --timeout=60s")?;
+    ensure!(rolled.ends_with("deployment \"web\" successfully rolled out\n"), "{rolled}");
+    assert_eq!(
+        said("expose deployment web --port=80 --target-port=8080 --type=NodePort")?,
+        "service/web exposed\n"
+    );
+    assert_eq!(said("expose deploy/web --name=both --cluster-ip=None")?, "service/both exposed\n");
+    assert_eq!(
+        said("annotate deployment/web kubernetes.io/change-cause=first")?,
+        "deployment.apps/web annotated\n"
+    );
+    alike(
+        &cluster,
+        &[
+            "rollout status deployment/web",
+            "rollout history deployment/web",
+            "rollout history deployment/web --revision=1",
+            "get deployments,replicasets -o wide",
+            "get services --show-labels",
+            "describe deployment web",
+            "describe replicasets",
+            "describe service both",
+            "describe service kubernetes",
+        ],
+    )?;
+    assert_eq!(
+        said("set image deploy/web busybox=registry.invalid/absent:1")?,
+        "deployment.apps/web image updated\n"
+    );
+    let late = cluster.minikctl(&["rollout", "status", "deploy/web", "--timeout=1s"])?;
+    ensure!(late.code == 1 && late.out.contains("1 out of 2 new replicas have been updated"), "{late:?}");
+    let why = said("why deployment/web")?;
+    ensure!(why.contains("registry.invalid/absent:1"), "{why}");
+    assert_eq!(said("rollout undo deployment/web")?, "deployment.apps/web rolled back\n");
+    said("rollout status deployment/web --timeout=60s")?;
+    for (words, theirs) in [
+        ("rollout pause deployment/web", "deployment.apps/web paused\n"),
+        ("rollout resume deployment/web", "deployment.apps/web resumed\n"),
+        ("scale deployment/web --replicas=1 --current-replicas=2", "deployment.apps/web scaled\n"),
+        ("rollout restart deployment/web", "deployment.apps/web restarted\n"),
+        ("label deployment web tier=front", "deployment.apps/web labeled\n"),
+        ("rollout undo deployment/web --to-revision=2", "deployment.apps/web rolled back\n"),
+        ("rollout undo deployment/web", "deployment.apps/web rolled back\n"),
+    ] {
+        assert_eq!(said(words)?, theirs);
+    }
+    said("rollout status deployment/web --timeout=60s")?;
+    alike(&cluster, &["rollout history deployment/web"])?;
+    let node = said("get nodes -o jsonpath={.items[0].metadata.name}")?;
+    let drained = said(&format!("drain {node} --grace-period=1 --timeout=30s"))?;
+    ensure!(
+        drained.contains("evicted\n") && drained.ends_with(&format!("node/{node} drained\n")),
+        "{drained}"
+    );
+    assert_eq!(said(&format!("cordon {node}"))?, format!("node/{node} already cordoned\n"));
+    let why = said("why deployment/web")?;
+    ensure!(why.contains("cordoned") && why.contains(&format!("minikctl uncordon {node}")), "{why}");
+    assert_eq!(said(&format!("uncordon {node}"))?, format!("node/{node} uncordoned\n"));
+    said("rollout status deployment/web --timeout=60s")?;
     cluster.finish()
 }
