@@ -4,7 +4,6 @@ use crate::cluster::Cluster;
 use crate::config::{ClusterConfig, Node};
 use crate::error::{Error, Result};
 use crate::supervise::control::{Ask, Report, Reports};
-use crate::units::HAS_PROXY;
 use crate::{bootstrap, resolve};
 use minik_client::{Backoff, Change, Informer, Meta, Projection, Source};
 use minik_component::{Shutdown, SystemChance, chain};
@@ -109,8 +108,7 @@ impl Cluster {
         let result = loop {
             let now = seen.borrow_and_update().clone();
             let is_ready = |node: &Node| {
-                now.ready_nodes.contains(&node.name)
-                    && (!HAS_PROXY || now.resolving_nodes.contains(&node.name))
+                now.ready_nodes.contains(&node.name) && now.resolving_nodes.contains(&node.name)
             };
             let all = self.config().nodes.len() + self.config().fake.nodes as usize;
             if now.applied == Some(Ok(()))

@@ -6,9 +6,6 @@ use crate::layout::{HOST_NETWORK, Layout, RUNTIME_SOCKET};
 /// The cluster's domain.
 pub(crate) const DOMAIN: &str = "cluster.local";
 
-/// Nodes run without kube-proxy until `minik` has one.
-pub(crate) const HAS_PROXY: bool = false;
-
 /// One process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unit {
@@ -38,10 +35,7 @@ pub(crate) fn units(layout: &Layout, config: &ClusterConfig) -> Vec<Unit> {
     }
     for node in &config.nodes {
         let here = OnNode { layout, config, node };
-        all.extend([here.runtime(), here.kubelet(), here.dns()]);
-        if HAS_PROXY {
-            all.push(here.kube_proxy());
-        }
+        all.extend([here.runtime(), here.kubelet(), here.dns(), here.kube_proxy()]);
     }
     all
 }
