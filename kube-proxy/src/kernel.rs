@@ -1,6 +1,6 @@
 //! The kernel's tables: what stands in them is read, and only what is another is written, in one transaction.
 
-use crate::book::Change;
+use crate::book::{Book, Change};
 use crate::config::Settings;
 use crate::nft;
 use crate::rules::{Endpoint, Entry, Frontend, List, Value};
@@ -211,8 +211,12 @@ fn elements(batch: &mut Batch, table: &str, changes: &[Change]) {
 }
 
 /// Whether a change takes an endpoint from clients that may have kept it.
-pub fn takes_endpoint(change: &Change) -> bool {
-    matches!((change.entry, change.old), (Entry::Slot(..) | Entry::Sticky(_), Some(_)))
+pub fn takes_endpoint(book: &Book, change: &Change) -> bool {
+    match (&change.entry, change.old) {
+        (Entry::Slot(of, ..), Some(_)) => book.get(&Entry::Sticky(*of)).is_some(),
+        (Entry::Sticky(_), Some(_)) => true,
+        _ => false,
+    }
 }
 
 /// Whether connections over UDP may be stale after a change: an endpoint went, or there are some where none were.

@@ -429,3 +429,75 @@ impl Reader<'_> {
         Some(Frontend { address, protocol, port: self.port()? })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_tables_text() {
+        let mut settings = Config::default().settings;
+        settings.cluster_cidrs = ["10.1.0.0/16", "fd01::/48"].map(|cidr| cidr.parse().unwrap()).to_vec();
+        insta::assert_snapshot!(skeleton(Family::Ip, &settings).0);
+        let comment = |settings: &Settings| skeleton(Family::Ip, settings).1;
+        let before = comment(&settings);
+        settings.masquerade_all = true;
+        assert_ne!(comment(&settings), before);
+    }
+
+    fn address() -> impl Strategy<Value = IpAddr> {
+        prop_oneof![any::<[u8; 4]>().prop_map(IpAddr::from), any::<[u8; 16]>().prop_map(IpAddr::from)]
+    }
+
+    fn frontend() -> impl Strategy<Value = Frontend> {
+        let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp), Just(Protocol::Sctp)];
+        let address = prop_oneof![address(), any::<bool>().prop_map(unspecified)];
+        (address, protocol, any::<u16>()).prop_map(|(address, protocol, port)| Frontend {
+            address,
+            protocol,
+            port,
+        })
+    }
+
+    fn same_family(of: &Frontend, bits: [u8; 16]) -> IpAddr {
+        match of.address {
+            IpAddr::V4(_) => IpAddr::from([bits[0], bits[1], bits[2], bits[3]]),
+            IpAddr::V6(_) => IpAddr::from(bits),
+        }
+    }
+
+    proptest! {
+        /// What is written is what is read back.
+        #[test]
+        fn elements_are_read_back(
+            of in frontend(), list in prop_oneof![Just(List::Own), Just(List::Everywhere)],
+            number in 1u16.., bits in any::<[u8; 16]>(), length in 0u8..=32, one in address(),
+        ) {
+            let far = same_family(&of, bits);
+            let treatment = match of.address.is_unspecified() || number % 3 > 0 {
+                true if number % 2 == 0 => Treatment::External,
+                true => Treatment::Local,
+                false => Treatment::Cluster,
+            };
+            let mut cases = vec![
+                (Entry::ClusterIp(one), Value::Present), (Entry::Hairpin(one), Value::Present),
+                (Entry::NodePortAddress(one), Value::Present),
+                (Entry::Frontend(of), Value::Treat(treatment)), (Entry::Count(of, list), Value::Count(number)),
+                (Entry::Slot(of, list, number), Value::Endpoint(Endpoint { address: far, port: number })),
+                (Entry::Missing(of), Value::Drop), (Entry::Missing(of), Value::Reject),
+                (Entry::Sticky(of), Value::Seconds(u32::from(number))),
+            ];
+            if !of.address.is_unspecified() {
+                let range = Cidr::new(far, length).unwrap().network();
+                cases.push((Entry::Guarded(of), Value::Present));
+                cases.push((Entry::Source(of, range), Value::Present));
+            }
+            for (entry, value) in cases {
+                let read = read(family_of(&entry), set_of(&entry), &element(&entry, &value));
+                prop_assert_eq!(read, Some((entry, value)));
+            }
+        }
+    }
+}

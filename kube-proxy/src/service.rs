@@ -483,8 +483,7 @@ impl Proxy {
         if changes.is_empty() && !conntrack {
             return Ok(());
         }
-        let affinity = changes.iter().any(kernel::takes_endpoint)
-            && self.book.entries().any(|(entry, _)| matches!(entry, Entry::Sticky(_)));
+        let affinity = changes.iter().any(|change| kernel::takes_endpoint(&self.book, change));
         self.blocking(move |kernel| kernel.apply(&changes)).await?;
         if affinity {
             let book = std::mem::take(&mut self.book);

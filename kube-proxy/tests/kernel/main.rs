@@ -4,6 +4,8 @@
 mod affinity;
 mod cluster_ip;
 mod external;
+mod server;
+mod service;
 mod table;
 mod udp;
 mod world;

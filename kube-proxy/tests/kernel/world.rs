@@ -273,6 +273,7 @@ fn tcp_within(ns: &NetNs, address: &str, port: u16, within: Duration) -> Seen {
     match read {
         Ok(_) => seen(&text),
         Err(e) if matches!(e.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock) => Seen::Nothing,
+        Err(e) if e.kind() == ErrorKind::HostUnreachable => Seen::Nothing,
         Err(e) if matches!(e.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset) => {
             Seen::Refused
         }
