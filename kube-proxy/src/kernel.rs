@@ -196,14 +196,14 @@ fn prepare(
 
 /// The changes of elements, by set: what goes or becomes another is deleted, what comes or is another is added.
 fn elements(batch: &mut Batch, table: &str, changes: &[Change]) {
-    let mut sets: BTreeMap<(Family, &str), (Vec<Element>, Vec<Element>)> = BTreeMap::new();
+    let mut sets: BTreeMap<(Family, &str), [Vec<Element>; 2]> = BTreeMap::new();
     for change in changes {
         let key = (nft::family_of(&change.entry), nft::set_of(&change.entry));
-        let (deleted, added) = sets.entry(key).or_default();
+        let [deleted, added] = sets.entry(key).or_default();
         deleted.extend(change.old.map(|old| nft::element(&change.entry, &old)));
         added.extend(change.new.map(|new| nft::element(&change.entry, &new)));
     }
-    for ((family, set), (deleted, added)) in &sets {
+    for ((family, set), [deleted, added]) in &sets {
         let name = SetName { family: *family, table, set };
         batch.delete(name, deleted);
         batch.add(name, added);
