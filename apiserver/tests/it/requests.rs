@@ -77,6 +77,26 @@ async fn a_request_is_approved_then_answered() {
     client.end().await;
 }
 
+/// Keys of every kind that certificates are made for.
+#[tokio::test]
+async fn any_usual_key_signs_a_request() {
+    let client = Client::new().await;
+    for algorithm in [
+        &rcgen::PKCS_ECDSA_P256_SHA256,
+        &rcgen::PKCS_ECDSA_P384_SHA384,
+        &rcgen::PKCS_ECDSA_P521_SHA512,
+        &rcgen::PKCS_ED25519,
+        &rcgen::PKCS_RSA_SHA256,
+        &rcgen::PKCS_RSA_SHA384,
+        &rcgen::PKCS_RSA_SHA512,
+    ] {
+        let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
+        let request = rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+        client.must("POST", &format!("{PLACE}?dryRun=All"), &body(&base64(&request))).await;
+    }
+    client.end().await;
+}
+
 #[tokio::test]
 async fn a_request_must_be_one() {
     let client = Client::new().await;

@@ -1,5 +1,6 @@
 //! PEM: texts that hold certificates and requests for them.
 
+use aws_lc_rs::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use x509_parser::certification_request::X509CertificationRequest;
@@ -24,10 +25,40 @@ pub(super) fn request_fault(text: &[u8]) -> Option<String> {
     match X509CertificationRequest::from_der(&block.der) {
         Err(error) => Some(format!("the request cannot be read: {error}")),
         Ok((rest, _)) if !rest.is_empty() => Some("there is more than the request".into()),
-        Ok((_, request)) => {
-            request.verify_signature().err().map(|_| "the request's signature is wrong".to_owned())
-        }
+        Ok((_, request)) => (!is_signed(&request)).then(|| "the request's signature is wrong".to_owned()),
     }
+}
+
+/// How requests are signed: the algorithm's object identifier, and what verifies it, a line a size of key.
+static VERIFIERS: [(&str, &dyn VerificationAlgorithm); 17] = [
+    ("1.2.840.113549.1.1.5", &signature::RSA_PKCS1_1024_8192_SHA1_FOR_LEGACY_USE_ONLY),
+    ("1.2.840.113549.1.1.11", &signature::RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY),
+    ("1.2.840.113549.1.1.12", &signature::RSA_PKCS1_2048_8192_SHA384),
+    ("1.2.840.113549.1.1.13", &signature::RSA_PKCS1_1024_8192_SHA512_FOR_LEGACY_USE_ONLY),
+    ("1.2.840.113549.1.1.10", &signature::RSA_PSS_2048_8192_SHA256),
+    ("1.2.840.113549.1.1.10", &signature::RSA_PSS_2048_8192_SHA384),
+    ("1.2.840.113549.1.1.10", &signature::RSA_PSS_2048_8192_SHA512),
+    ("1.2.840.10045.4.3.2", &signature::ECDSA_P256_SHA256_ASN1),
+    ("1.2.840.10045.4.3.2", &signature::ECDSA_P384_SHA256_ASN1),
+    ("1.2.840.10045.4.3.2", &signature::ECDSA_P521_SHA256_ASN1),
+    ("1.2.840.10045.4.3.3", &signature::ECDSA_P256_SHA384_ASN1),
+    ("1.2.840.10045.4.3.3", &signature::ECDSA_P384_SHA384_ASN1),
+    ("1.2.840.10045.4.3.3", &signature::ECDSA_P521_SHA384_ASN1),
+    ("1.2.840.10045.4.3.4", &signature::ECDSA_P256_SHA512_ASN1),
+    ("1.2.840.10045.4.3.4", &signature::ECDSA_P384_SHA512_ASN1),
+    ("1.2.840.10045.4.3.4", &signature::ECDSA_P521_SHA512_ASN1),
+    ("1.3.101.112", &signature::ED25519),
+];
+
+/// Whether a request is signed with the key that it is for.
+fn is_signed(request: &X509CertificationRequest<'_>) -> bool {
+    let algorithm = request.signature_algorithm.algorithm.to_id_string();
+    let key = &request.certification_request_info.subject_pki.subject_public_key.data;
+    let (signed, signature) = (request.certification_request_info.raw, &request.signature_value.data);
+    VERIFIERS
+        .iter()
+        .filter(|(known, _)| *known == algorithm)
+        .any(|(_, verifier)| UnparsedPublicKey::new(*verifier, key).verify(signed, signature).is_ok())
 }
 
 /// What is wrong with a chain of certificates; nothing is wrong with none.
