@@ -125,6 +125,23 @@ async fn a_scale_has_a_table() {
     client.end().await;
 }
 
+/// Who sends an empty list of managed fields has them forgotten; who sends none does not.
+#[tokio::test]
+async fn ownership_is_forgotten_on_demand() {
+    let client = cluster().await;
+    client.must("POST", PLACE, &deployment()).await;
+    let uri = format!("{PLACE}/a");
+    let now = client.must("PUT", &uri, &deployment()).await;
+    assert!(!owners(&now).is_empty());
+    let mut body = deployment();
+    body["metadata"]["managedFields"] = json!([]);
+    body["spec"]["template"]["metadata"]["managedFields"] = json!([]);
+    let now = client.must("PUT", &uri, &body).await;
+    assert_eq!(now["metadata"].get("managedFields"), None);
+    assert_eq!(now["spec"]["template"]["metadata"], deployment()["spec"]["template"]["metadata"]);
+    client.end().await;
+}
+
 /// A controller writes annotations through the status, but no labels and no specification.
 #[tokio::test]
 async fn a_status_takes_annotations() {

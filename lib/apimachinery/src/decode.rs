@@ -3,7 +3,7 @@
 //!
 //! One visitor walks text and type together, so that unknown and duplicate fields are seen where they stand, and what
 //! is read is checked, made canonical and pruned in the same pass:
-//! - an empty value of a field that is no pointer and bears `omitempty` is absent; a struct held by value is always there;
+//! - an empty value of a field that is no pointer and bears `omitempty` is absent (but for two); a struct held by value is always there;
 //! - `null` is absence; a list or map without `omitempty` that is absent is `null`;
 //! - quantities and times are canonical.
 
@@ -413,11 +413,28 @@ impl Seed<'_> {
     }
 }
 
+/// Fields whose emptiness means something else than their absence, until what it means is done. Whoever sends no managed fields
+/// leaves them alone, who sends an empty list has them forgotten; a new Pod that speaks of overhead needs a class that has one.
+const EMPTY_MEANS: [&str; 2] = ["managedFields", "overhead"];
+
 /// Completes and prunes the fields of a struct.
 fn finish(ty: TypeId, mut found: Map<String, Value>) -> Value {
+    // Templates have metadata too, but no owners of their fields.
+    if let Some(Value::Object(metadata)) = found.get_mut("metadata")
+        && ty.field("apiVersion").is_none()
+    {
+        metadata.retain(|name, value| {
+            !EMPTY_MEANS.contains(&name.as_str()) || *value != Value::Array(Vec::new())
+        });
+    }
     for field in ty.facts().fields {
         match found.get(field.json) {
-            Some(value) if !field.pointer() && field.omitempty() && is_empty(field.kind, value) => {
+            Some(value)
+                if !field.pointer()
+                    && field.omitempty()
+                    && is_empty(field.kind, value)
+                    && !EMPTY_MEANS.contains(&field.json) =>
+            {
                 found.remove(field.json);
             }
             Some(_) => {}

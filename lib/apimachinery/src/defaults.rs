@@ -77,6 +77,12 @@ fn number(fields: &Fields, name: &str) -> i64 {
 fn of_type(go: &str, fields: &mut Fields) {
     match go {
         "core/v1.Pod" => pod(fields),
+        "core/v1.PodTemplateSpec" => {
+            // It means something in a new Pod only.
+            if let Some(Value::Object(spec)) = fields.get_mut("spec") {
+                spec.retain(|name, value| name != "overhead" || *value != json!({}));
+            }
+        }
         "core/v1.PodSpec" => pod_spec(fields),
         "core/v1.Container" => container(fields),
         "core/v1.EphemeralContainer" => container(fields),

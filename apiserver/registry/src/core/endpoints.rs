@@ -42,6 +42,15 @@ impl Strategy for Endpoints {
         errors
     }
 
+    fn validate_update(&self, _part: Part, obj: &Value, old: &Value, cx: &Context<'_>) -> ErrorList {
+        // What was there before may stay as it is.
+        if obj.get("subsets") == old.get("subsets") {
+            ErrorList::new()
+        } else {
+            self.validate_create(obj, cx)
+        }
+    }
+
     fn warnings_on_create(&self, obj: &Value) -> Vec<String> {
         let subsets: Vec<api::EndpointSubset> = obj.get("subsets").and_then(try_view).unwrap_or_default();
         let mut all = Vec::new();

@@ -186,9 +186,10 @@ fn entry(manager: &Manager, owned: &Owned) -> Value {
     Value::Object(fields)
 }
 
-/// Whether a writer asks for all ownership to be forgotten: one entry with nothing in it.
+/// Whether a writer asks for all ownership to be forgotten: an empty list, or one entry with nothing in it.
 pub(super) fn is_reset(entries: Option<&Value>) -> bool {
     match entries.and_then(Value::as_array).map(Vec::as_slice) {
+        Some([]) => true,
         Some([entry]) => *entry == json!({}),
         _ => false,
     }

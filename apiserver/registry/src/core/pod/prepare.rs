@@ -7,7 +7,9 @@ use serde_json::{Map, Value, json};
 
 use super::qos;
 use crate::Part;
-use crate::view::{at, carry_over, carry_over_metadata, generation, items, set_generation, str_at, try_view};
+use crate::view::{
+    at, carry_over, carry_over_metadata, generation, items, remove_at, set_generation, str_at, try_view,
+};
 
 /// A new Pod: pending, of the first generation, without what stock v1.37 has switched off.
 pub(crate) fn create(obj: &mut Value, now: Timestamp) {
@@ -195,6 +197,9 @@ fn merge_term(term: &mut Value, labels: &Value) {
 
 /// A changed Pod: everything that this endpoint does not write is as it was.
 pub(crate) fn update(part: Part, obj: &mut Value, old: &Value) {
+    if at(obj, &["spec", "overhead"]) == Some(&json!({})) {
+        remove_at(obj, &["spec", "overhead"]);
+    }
     match part {
         Part::Status => return update_status(obj, old),
         Part::EphemeralContainers => {
