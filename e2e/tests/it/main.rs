@@ -9,3 +9,4 @@ mod minikctl;
 mod pending;
 mod pods;
 mod recorded_pods;
+mod services;
