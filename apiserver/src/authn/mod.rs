@@ -97,18 +97,21 @@ impl Authenticator {
         if let Some(certificate) = &peer.0 {
             return by_certificate(certificate).ok_or(ApiError::Unauthorized);
         }
-        let Some(header) = headers.get(AUTHORIZATION) else { return Ok(UserInfo::anonymous()) };
-        let text = header.to_str().map_err(|_| ApiError::Unauthorized)?;
-        let token = text
-            .split_once(' ')
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-            .map(|(_, token)| token.trim());
-        let token = token.filter(|token| !token.is_empty()).ok_or(ApiError::Unauthorized)?;
+        if !headers.contains_key(AUTHORIZATION) {
+            return Ok(UserInfo::anonymous());
+        }
+        let token = bearer(headers).ok_or(ApiError::Unauthorized)?;
         let user = self.by_token(token, &[], now).map(|(user, _)| user);
         user.map_err(|error| {
             tracing::debug!(error, "refused a token");
             ApiError::Unauthorized
         })
+    }
+
+    /// Whether the token of a request was signed by us and has not expired.
+    pub fn is_signed(&self, headers: &HeaderMap, now: jiff::Timestamp) -> bool {
+        let tokens = self.tokens.as_ref().zip(bearer(headers));
+        tokens.is_some_and(|(tokens, token)| tokens.verify(token, now).is_ok())
     }
 
     /// The user of a token, and for which of the wanted audiences it is.
@@ -127,6 +130,12 @@ impl Authenticator {
         let tokens = self.tokens.as_ref().ok_or("this server believes no such token")?;
         tokens.user(token, wanted, now).map_err(|error| error.to_string())
     }
+}
+
+/// The token of a request.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    Some(token.trim()).filter(|token| scheme.eq_ignore_ascii_case("bearer") && !token.is_empty())
 }
 
 /// The subject's common name is the user, its organizations are the groups.

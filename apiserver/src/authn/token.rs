@@ -193,7 +193,8 @@ impl Tokens {
         Ok((user(&claims), shared))
     }
 
-    fn verify(&self, token: &str, now: jiff::Timestamp) -> Result<Claims, TokenError> {
+    /// What a token says that we signed and that has not expired.
+    pub(super) fn verify(&self, token: &str, now: jiff::Timestamp) -> Result<Claims, TokenError> {
         let mut last = jsonwebtoken::errors::ErrorKind::InvalidSignature.into();
         for (algorithm, key) in &self.verifying {
             let mut validation = Validation::new(*algorithm);

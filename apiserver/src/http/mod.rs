@@ -160,7 +160,8 @@ impl Api {
         }
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
         let (mut response, answered) = self.audited(response).await;
-        if told.info.verb != Verb::Watch && told.method == Method::GET && body::takes_gzip(&parts.headers) {
+        let own = told.info.verb != Verb::Watch && !is_handed_on(&told.info);
+        if own && told.method == Method::GET && body::takes_gzip(&parts.headers) {
             response = body::zipped(response).await;
         }
         self.report(&told, response.status(), started, answered);
@@ -195,7 +196,9 @@ impl Api {
     {
         let known = self.world().reached();
         let user = match self.let_in(told, &headers, peer) {
-            Err(ApiError::Unauthorized) if self.learned(known).await => self.let_in(told, &headers, peer)?,
+            Err(ApiError::Unauthorized) if self.signed(&headers) && self.learned(known).await => {
+                self.let_in(told, &headers, peer)?
+            }
             Err(ApiError::Forbidden { .. }) if !told.user.is_anonymous() && self.learned(known).await => {
                 self.let_in(told, &headers, peer)?
             }
@@ -246,6 +249,12 @@ impl Api {
         told.acting = Some(user.clone()).filter(|acting| *acting != told.user);
         self.authorize(&Attributes::of(&user, &told.info))?;
         Ok(user)
+    }
+
+    /// Whether a request bears a token that we issued, whatever became of what it is bound to: others do not make us ask
+    /// the store.
+    fn signed(&self, headers: &HeaderMap) -> bool {
+        self.inner().authn.is_signed(headers, self.now())
     }
 
     /// Whether there is something in the store that was not known when a request began, and is now. Asked before a request is
@@ -305,8 +314,7 @@ impl Api {
 
     /// The target of a request that others answer, however long it takes.
     fn handed_on<'a>(&'a self, info: &'a RequestInfo) -> Result<Option<Target<'a>>> {
-        let subresource = info.resource.as_ref().map_or("", |path| path.subresource.as_str());
-        if HANDED_ON.contains(&subresource) { self.target_of(info) } else { Ok(None) }
+        if is_handed_on(info) { self.target_of(info) } else { Ok(None) }
     }
 
     /// Sends an authorized request to its verb.
@@ -384,6 +392,11 @@ impl Api {
             open: !secret,
         });
     }
+}
+
+/// Whether others answer a request.
+fn is_handed_on(info: &RequestInfo) -> bool {
+    info.resource.as_ref().is_some_and(|path| HANDED_ON.contains(&path.subresource.as_str()))
 }
 
 /// What a request is, in words of a closed set; the verb is left out.
