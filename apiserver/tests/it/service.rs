@@ -281,6 +281,37 @@ async fn two_servers_over_one_etcd_see_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_server_is_no_longer_told_of() {
+    let files = Files::new();
+    let store = etcd::Server::start().await;
+    let servers = format!("--etcd-servers={}", store.url());
+    let one = Server::start(&files, &[&servers, "--advertise-address=10.1.1.1"]).await;
+    // The other has a runtime of its own, which ends without a word.
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let start = || runtime.block_on(Server::start(&files, &[&servers, "--advertise-address=10.1.1.2"]));
+    let two = std::thread::scope(|scope| scope.spawn(start).join().unwrap());
+    two.make("a").await;
+    let told = async || {
+        let path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
+        let (_, slice) = one.get(path).await;
+        let endpoints = slice["endpoints"].as_array().unwrap().clone();
+        endpoints.iter().map(|one| one["addresses"][0].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(told().await, ["10.1.1.1", "10.1.1.2"]);
+    runtime.shutdown_background();
+    let gone = async {
+        while told().await != ["10.1.1.1"] {
+            // bounded: by the time below.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    // Its record lives for 15 s, and the other looks every 10.
+    tokio::time::timeout(Duration::from_secs(60), gone).await.expect("it is told of still");
+    one.make("b").await;
+    one.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_whose_store_is_gone_is_not_ready_until_it_is_back() {
     let files = Files::new();
     let mut store = etcd::Server::start().await;
