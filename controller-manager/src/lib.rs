@@ -13,7 +13,7 @@
 //! - A plan is pure: caches and live reads are gathered first, time is an argument, and applying has no choices left.
 //! - Nothing is planned before the caches are filled; what is done twice does no harm, so a key can always come again.
 //! - Each controller acts as its own ServiceAccount with the rights of its role, unless told otherwise.
-//! - Not served yet, and not pretended: workloads but Deployments and ReplicaSets, quotas, volumes, certificates.
+//! - Not served yet, and not pretended: workloads but Deployments and ReplicaSets, quotas, volumes.
 
 mod aggregation;
 mod bootstrap;

@@ -43,7 +43,7 @@ pub fn subsets(service: &ServiceObject, pods: &[Arc<PodObject>]) -> Vec<Subset> 
         let address = Address {
             ip: ip.clone(),
             hostname: pods::hostname(service, pod),
-            node_name: Some(pod.node.clone()),
+            node_name: (!pod.node.is_empty()).then(|| pod.node.clone()),
             target_ref: Some(pods::reference(pod)),
         };
         for port in ports {

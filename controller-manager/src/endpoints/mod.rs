@@ -26,6 +26,10 @@ use minik_client::{Change, ObjectKey, Source};
 pub use objects::{EndpointsObject, ServiceObject, SliceObject};
 use slices::Known;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Changes of Pods come to Endpoints together: each write of it tells all of a Service's Pods anew. Slices do not wait.
+const GATHER: Duration = Duration::from_millis(100);
 
 /// The slices that are written here.
 pub fn slices_source() -> Source {
@@ -57,7 +61,7 @@ pub fn set_up(setup: &mut Setup) {
         for service in services {
             state.touch(&service, &change.object().metadata.name, trigger);
             both.0.add(service.clone());
-            both.1.add(service);
+            both.1.add_after(service, GATHER);
         }
     });
     let (keys, index, state, caches) = (slices.clone(), members.clone(), known.clone(), setup.caches.clone());

@@ -265,6 +265,16 @@ pub struct NodeSpec {
 pub struct NodeStatus {
     /// Its conditions.
     pub conditions: Vec<Condition>,
+    /// Its names and addresses.
+    pub addresses: Vec<NodeAddress>,
+}
+
+/// A name or an address of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct NodeAddress {
+    /// The name or address itself.
+    pub address: Arc<str>,
 }
 
 impl NodeObject {
