@@ -206,7 +206,8 @@ async fn list(roots: &Roots) -> Result<(), Failure> {
             [] => "embedded".to_owned(),
             servers => servers.join(","),
         };
-        let server = format!("https://127.0.0.1:{}", status.config.ports.api);
+        let server = status.config.server();
+        let store = if status.config.joined.is_some() { "elsewhere".to_owned() } else { store };
         rows.push([name, state(&status), status.config.nodes.len().to_string(), server, store]);
     }
     if rows.len() == 1 {
@@ -229,10 +230,11 @@ async fn status(roots: &Roots, name: &str) -> Result<(), Failure> {
     let cluster = open(roots, name)?;
     let status = cluster.status().await?;
     println!("Cluster {name}: {}", state(&status));
-    println!("API     https://127.0.0.1:{}", status.config.ports.api);
+    println!("API     {}", status.config.server());
     println!("Files   {}", cluster.layout().state.display());
     for node in &status.config.nodes {
-        println!("Node    {}  {}  Pods {}", node.name, node.address, node.pod_cidr);
+        let pods = node.pod_cidr.as_deref().unwrap_or("as the cluster says");
+        println!("Node    {}  {}  Pods {pods}", node.name, node.address);
     }
     let Some(report) = status.report else {
         return Err(Failure::new(format!("the cluster {name} does not run"))

@@ -4,6 +4,7 @@ use crate::cluster::{DEFAULT_NAME, NodeSize, open, print_rows, wait};
 use crate::progress::Progress;
 use crate::{Failure, Globals};
 use clap::Subcommand;
+use jiff::SignedDuration;
 use k8s_openapi::List;
 use k8s_openapi::api::core::v1::{Node, NodeAddress};
 use minik_client::{call, connect};
@@ -25,6 +26,31 @@ enum Command {
     Remove(Remove),
     /// List a cluster's nodes, and where they are
     List(OfCluster),
+    /// Tokens by which other machines join a cluster
+    #[command(subcommand)]
+    Token(TokenCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenCommand {
+    /// Make a token, and print the command that joins another machine with it
+    Create {
+        #[command(flatten)]
+        of: OfCluster,
+        /// How long it is good, such as 24h; 0 for ever
+        #[arg(long, value_name = "DURATION", default_value = "24h")]
+        ttl: SignedDuration,
+    },
+    /// List the tokens, without their secrets
+    List(OfCluster),
+    /// Delete a token
+    Delete {
+        #[command(flatten)]
+        of: OfCluster,
+        /// The token, or its part before the dot
+        #[arg(value_name = "TOKEN")]
+        token: String,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -61,7 +87,31 @@ pub async fn run(_: &Globals, args: Args) -> Result<(), Failure> {
         Command::Add(args) => add(open(&roots, &args.of.cluster)?, args).await,
         Command::Remove(args) => remove(open(&roots, &args.of.cluster)?, &args.node).await,
         Command::List(args) => list(&open(&roots, &args.cluster)?).await,
+        Command::Token(command) => token(&roots, command).await,
     }
+}
+
+async fn token(roots: &Roots, command: TokenCommand) -> Result<(), Failure> {
+    match command {
+        TokenCommand::Create { of, ttl } => {
+            let (_, join) = open(roots, &of.cluster)?.create_token(ttl).await?;
+            eprintln!("Run this as root on the machine that shall join:");
+            println!("{join}");
+        }
+        TokenCommand::List(of) => {
+            let mut rows = vec![["TOKEN", "EXPIRES", "DESCRIPTION"].map(str::to_owned)];
+            for token in open(roots, &of.cluster)?.tokens().await? {
+                let expires = token.expiration.unwrap_or_else(|| "never".to_owned());
+                rows.push([token.id, expires, token.description]);
+            }
+            print_rows(&rows);
+        }
+        TokenCommand::Delete { of, token } => {
+            open(roots, &of.cluster)?.delete_token(&token).await?;
+            println!("the token is deleted");
+        }
+    }
+    Ok(())
 }
 
 async fn add(mut cluster: Cluster, args: Add) -> Result<(), Failure> {

@@ -22,6 +22,8 @@ enum Service {
     Apiserver(Box<minik_apiserver::Flags>),
     /// Backs up, restores, checks and moves a cluster's data
     Storage(minik_storage::cli::Flags),
+    /// Makes this machine a node of a cluster on another one
+    Node(minik_cluster::NodeFlags),
     /// Starts a cluster's processes, watches them, starts them again
     Supervise(minik_cluster::SuperviseFlags),
     /// Runs a node's Pods
@@ -67,6 +69,7 @@ impl Service {
         match self {
             Service::Apiserver(_) => "apiserver",
             Service::Storage(_) => "storage",
+            Service::Node(_) => "node",
             Service::Supervise(_) => "supervise",
             Service::Scheduler(_) => "scheduler",
             Service::ControllerManager(_) => "controller-manager",
@@ -86,6 +89,9 @@ impl Service {
             Service::Storage(flags) => threads(1, &TelemetryFlags::default(), async move |_| {
                 Ok(minik_storage::cli::run(flags, &mut std::io::stderr()).await?)
             }),
+            Service::Node(flags) => {
+                threads(1, &TelemetryFlags::default(), async move |_| Ok(minik_cluster::node(flags).await?))
+            }
             Service::Supervise(flags) => threads(1, &flags.telemetry.clone(), async move |shutdown| {
                 Ok(minik_cluster::supervise(flags, shutdown).await?)
             }),

@@ -1,7 +1,7 @@
 //! The life of a cluster: created, started, stopped, deleted. Each step can be taken again.
 
 use crate::cgroup::Cgroups;
-use crate::config::{ClusterConfig, ControlPorts, Node, Ports, Size, Wanted, make_dir, write_file};
+use crate::config::{ClusterConfig, ControlPorts, Joined, Node, Ports, Size, Wanted, make_dir, write_file};
 use crate::error::{Error, Result, file};
 use crate::layout::{Layout, Roots, check_name};
 use crate::ranges::Ranges;
@@ -77,6 +77,11 @@ impl Cluster {
         if let Some(config) = ClusterConfig::load(&layout)? {
             let mut cluster = Cluster { layout, config };
             cluster.check_shape(wanted)?;
+            if wanted.api_address.is_some() && wanted.api_address != cluster.config.api_address {
+                cluster.config.api_address = wanted.api_address;
+                pki::forget_server(&cluster.layout)?;
+                cluster.config.save(&cluster.layout)?;
+            }
             if cluster.config.programs != programs {
                 cluster.config.programs = programs;
                 cluster.config.save(&cluster.layout)?;
@@ -96,6 +101,28 @@ impl Cluster {
         Ok(Cluster { layout, config })
     }
 
+    /// Writes down that this machine is a node of a cluster on another one.
+    ///
+    /// # Errors
+    /// When our programs are not there, or the description cannot be written.
+    pub(crate) fn joined(
+        roots: &Roots,
+        name: &str,
+        joined: Joined,
+        node: Node,
+        ranges: Ranges,
+    ) -> Result<()> {
+        let wanted = Wanted { name: name.to_owned(), nodes: Some(0), ..Wanted::default() };
+        let ports = Ports { api: 0, control: Vec::new() };
+        let config = ClusterConfig {
+            joined: Some(joined),
+            nodes: vec![node],
+            networked: true,
+            ..ClusterConfig::new(&wanted, programs()?, ranges, ports)
+        };
+        config.save(&roots.cluster(name)?)
+    }
+
     fn check_shape(&self, wanted: &Wanted) -> Result<()> {
         let differs = |what: String| Err(Error::Shape { name: wanted.name.clone(), what });
         let config = &self.config;
@@ -111,8 +138,11 @@ impl Cluster {
         if !is(wanted.fake_nodes.map(|fake| fake as usize), fake) {
             return differs(count(fake, "fake node"));
         }
-        if wanted.api_address.is_some() && wanted.api_address != config.api_address {
-            return differs("another --api-address, or none".into());
+        if config.joined.is_some() {
+            return differs("a node of a cluster on another machine".into());
+        }
+        if wanted.api_address.is_some() && wanted.api_address != config.api_address && self.is_prepared() {
+            return differs("another --api-address, or none, and runs: stop it".into());
         }
         if !wanted.etcd.is_empty() && wanted.etcd != config.etcd {
             return match config.etcd.servers.as_slice() {
@@ -176,7 +206,10 @@ impl Cluster {
         if self.config.networked {
             host::prepare(&self.layout.roots, &self.layout.name, lock)?;
             node::make_private(&self.layout.run)?;
-            network::build(&self.layout, &self.config)?;
+            match self.config.joined {
+                None => network::build(&self.layout, &self.config)?,
+                Some(_) => network::build_joined(&self.layout, &self.config)?,
+            }
             let cgroups = Cgroups::of(&self.layout.name)?;
             for one in &self.config.nodes {
                 node::build(&self.layout.node(&one.name), &one.name, &cgroups)?;
@@ -192,7 +225,10 @@ impl Cluster {
         cgroups.kill("")?;
         self.kill_remembered().await?;
         if self.config.networked && rustix::process::geteuid().is_root() {
-            network::remove(&self.layout, &self.config)?;
+            match self.config.joined {
+                None => network::remove(&self.layout, &self.config)?,
+                Some(_) => network::remove_joined(&self.layout, &self.config)?,
+            }
             node::unmount_all(&self.layout.run)?;
             host::restore(&self.layout.roots, &self.layout.name, lock)?;
         }

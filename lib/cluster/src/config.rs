@@ -4,7 +4,7 @@ use crate::error::{Error, Result, file};
 use crate::layout::Layout;
 use crate::ranges::Ranges;
 use serde::{Deserialize, Serialize};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -79,6 +79,9 @@ pub struct ClusterConfig {
     /// Nodes whose Pods live by rule.
     #[serde(default)]
     pub fake: FakeNodes,
+    /// The cluster on another machine that the nodes here belong to; then there is no control plane here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joined: Option<Joined>,
     /// An address of this machine that nodes on others reach the API by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_address: Option<IpAddr>,
@@ -99,11 +102,28 @@ pub struct Node {
     pub name: String,
     /// Its address on the cluster's bridge.
     pub address: Ipv4Addr,
-    /// The range of its Pods.
-    pub pod_cidr: String,
+    /// The range of its Pods; the cluster gives one to a node without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_cidr: Option<String>,
     /// What it has.
     #[serde(flatten)]
     pub size: Size,
+}
+
+/// A cluster on another machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Joined {
+    /// Its API: `https://IP:PORT`.
+    pub server: String,
+}
+
+impl Joined {
+    /// The address of the machine that serves the API.
+    pub(crate) fn gateway(&self) -> Option<IpAddr> {
+        let socket: SocketAddr = self.server.strip_prefix("https://")?.parse().ok()?;
+        Some(socket.ip())
+    }
 }
 
 /// Nodes whose Pods live by rule.
@@ -167,6 +187,7 @@ impl ClusterConfig {
             programs,
             nodes: Vec::new(),
             networked: nodes > 0,
+            joined: None,
             fake: FakeNodes { nodes: wanted.fake_nodes.unwrap_or(0), rules: wanted.fake_rules.clone() },
             api_address: wanted.api_address,
             ranges,
@@ -182,7 +203,7 @@ impl ClusterConfig {
 
     fn node(&self, index: u8, name: String, size: Size) -> Node {
         let (address, pods) = (self.ranges.node(index), self.ranges.pods(index));
-        Node { name, address, pod_cidr: pods.to_string(), size }
+        Node { name, address, pod_cidr: Some(pods.to_string()), size }
     }
 
     /// Adds a node of this name, or of the first name that is free. What others have stays theirs, so it is as large
@@ -207,6 +228,12 @@ impl ClusterConfig {
         self.nodes.push(node.clone());
         self.networked = true;
         Ok(node)
+    }
+
+    /// The API's address, as seen from this machine.
+    pub fn server(&self) -> String {
+        let local = || format!("https://127.0.0.1:{}", self.ports.api);
+        self.joined.as_ref().map_or_else(local, |joined| joined.server.clone())
     }
 
     /// How many of each part of the control plane there are.

@@ -72,7 +72,7 @@ pub enum Error {
         what: String,
     },
     /// A node of this name is there already.
-    #[error("the cluster has a node {name:?} already: choose another --name, or remove it first")]
+    #[error("the cluster has a node {name:?} already: choose another name, or remove it first")]
     NodeExists {
         /// The name.
         name: String,
@@ -88,6 +88,66 @@ pub enum Error {
         "several control planes need an etcd cluster: the embedded store serves one; name it by --etcd-servers"
     )]
     Embedded,
+    /// No other machine can reach the API.
+    #[error(
+        "the API of the cluster {name:?} listens for this machine alone: stop it, and start it with `minikctl cluster up --name {name} --api-address IP`"
+    )]
+    Unreachable {
+        /// The cluster.
+        name: String,
+    },
+    /// A token's life.
+    #[error("a token cannot live that long: {problem}")]
+    Ttl {
+        /// What is wrong.
+        problem: String,
+    },
+    /// A server on another machine.
+    #[error("cannot reach the cluster at {server}")]
+    Server {
+        /// Its address.
+        server: std::net::SocketAddr,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// It is not the server that was meant.
+    #[error(
+        "the server at {server} shows no CA with the hash {hash}: it is another cluster, or the hash is wrong"
+    )]
+    Hash {
+        /// Its address.
+        server: std::net::SocketAddr,
+        /// What was expected.
+        hash: String,
+    },
+    /// The token is not known.
+    #[error(
+        "the cluster does not take the token: it is wrong, or its time is over; make another with `minikctl node token create`"
+    )]
+    Token,
+    /// The cluster does not say what is needed.
+    #[error("the cluster does not say which addresses it uses (ConfigMap kube-system/minik-join): {problem}")]
+    Ranges {
+        /// What is wrong.
+        problem: String,
+    },
+    /// The cluster signs no certificate.
+    #[error(transparent)]
+    Signing(#[from] minik_client::CertificateError),
+    /// This machine is a node already.
+    #[error(
+        "this machine is a node already ({name}): `minik node up` starts it, `minik node leave` removes it"
+    )]
+    JoinedAlready {
+        /// What is kept here.
+        name: String,
+    },
+    /// It is a whole cluster, not a node of another one.
+    #[error("{name:?} is a cluster of this machine, no node of another one")]
+    NotJoined {
+        /// What is kept here.
+        name: String,
+    },
     /// It runs, and what is wished for needs a new start.
     #[error(
         "the cluster {name:?} runs without a network for nodes: stop it first with `minikctl cluster down`"

@@ -20,6 +20,7 @@ mod cluster;
 mod config;
 mod error;
 mod host;
+mod join;
 mod layout;
 mod network;
 mod node;
@@ -27,14 +28,20 @@ mod pki;
 mod ranges;
 mod ready;
 mod resolve;
+mod routes;
 mod spawn;
 mod supervise;
+mod token;
 mod units;
 
 pub use cluster::{Cluster, Started, Status};
-pub use config::{ClusterConfig, ControlPorts, Etcd, FakeNodes, MOST_NODES, Node, Ports, Size, Wanted};
+pub use config::{
+    ClusterConfig, ControlPorts, Etcd, FakeNodes, Joined, MOST_NODES, Node, Ports, Size, Wanted,
+};
 pub use error::{Error, Result};
+pub use join::{Flags as NodeFlags, run as node};
 pub use layout::{Layout, NodeLayout, Roots};
 pub use ranges::Ranges;
 pub use supervise::control::{Report, UnitState};
 pub use supervise::{Flags as SuperviseFlags, run as supervise};
+pub use token::{Token, TokenInfo};

@@ -8,16 +8,21 @@
 //! Nodes and host share one link, so nothing is forwarded in the cluster's namespace. Links end with their namespaces.
 
 use crate::config::{ClusterConfig, Node};
-use crate::error::{Error, Result, system};
+use crate::error::{Result, file, system};
 use crate::layout::Layout;
 use crate::ranges::Ranges;
+use crate::routes;
 use minik_net::{Cidr, NetNs, Netlink, Route, Veth, nft, sysctl};
 use rustix::fd::OwnedFd;
+use rustix::mount::mount_bind;
 use sha2::{Digest, Sha256};
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 
 const BRIDGE: &str = "br0";
 const TABLE_FAMILY: &str = "ip";
+/// What kube-proxy and the runtime have in a node's network.
+const NODE_TABLES: &[(&str, &str)] =
+    &[("ip", "kube-proxy"), ("ip6", "kube-proxy"), ("ip", "minik_hostports")];
 
 /// The name of the host's end; the kernel allows 15 characters.
 pub(crate) fn host_link(cluster: &str) -> String {
@@ -58,12 +63,35 @@ pub(crate) fn build(layout: &Layout, config: &ClusterConfig) -> Result<()> {
     let link =
         host.add_veth(&Veth { name: &name, peer: "host", peer_netns: Some(&cluster), ..Veth::default() })?;
     plug(&mut inside, bridge, "host")?;
+    inside.replace_route(&Route::to(Cidr::default_v4()).via(ranges.host().into()).dev(bridge))?;
     host.add_address(link, on_link(ranges.host()))?;
     for node in &config.nodes {
         add_node(layout, config, node)?;
     }
-    nft::load(&rules(&layout.name, &name, ranges))?;
+    nft::load(&rules(&layout.name, Some(&name), ranges))?;
     Ok(())
+}
+
+/// On a machine that has joined: the node's network is the machine's own.
+pub(crate) fn build_joined(layout: &Layout, config: &ClusterConfig) -> Result<()> {
+    for node in &config.nodes {
+        let pin = layout.node(&node.name).pin("net");
+        crate::config::write_file(&pin, b"", 0o644)?;
+        mount_bind("/proc/thread-self/ns/net", &pin).map_err(file("pin", &pin))?;
+    }
+    Ok(nft::load(&rules(&layout.name, None, config.ranges))?)
+}
+
+/// Takes away what the node had in the machine's own network.
+pub(crate) fn remove_joined(layout: &Layout, config: &ClusterConfig) -> Result<()> {
+    for node in &config.nodes {
+        NetNs::unpin(&layout.node(&node.name).pin("net"))?;
+    }
+    routes::remove(config, &layout.name)?;
+    for (family, table) in NODE_TABLES {
+        nft::delete_table(family, table)?;
+    }
+    Ok(nft::delete_table(TABLE_FAMILY, &table(&layout.name))?)
 }
 
 /// Builds a node's part; the cluster's is there, and those of the nodes before it in the list.
@@ -90,6 +118,7 @@ pub(crate) fn add_node(layout: &Layout, config: &ClusterConfig, node: &Node) -> 
             .try_for_each(|conf| sysctl::write(&format!("net/ipv4/conf/{conf}/send_redirects"), "0"))
     })??;
     let pods = pod_range(node)?;
+    inside.replace_route(&Route::to(pods).via(node.address.into()).dev(bridge))?;
     let mut host = Netlink::open()?;
     let link = host.index_of(&host_link(&layout.name))?;
     host.replace_route(&Route::to(pods).via(node.address.into()).dev(link))?;
@@ -127,6 +156,7 @@ pub(crate) fn remove_node(layout: &Layout, config: &ClusterConfig, node: &Node) 
             other => Ok(other?),
         }
     };
+    forget(Netlink::open_in(&NetNs::open(layout.net())?)?, BRIDGE)?;
     forget(Netlink::open()?, &host_link(&layout.name))?;
     for other in &config.nodes {
         forget(Netlink::open_in(&NetNs::open(layout.node(&other.name).pin("net"))?)?, "eth0")?;
@@ -135,10 +165,9 @@ pub(crate) fn remove_node(layout: &Layout, config: &ClusterConfig, node: &Node) 
 }
 
 fn pod_range(node: &Node) -> Result<Cidr> {
-    let source = |_| std::io::Error::new(std::io::ErrorKind::InvalidData, node.pod_cidr.clone());
-    node.pod_cidr
-        .parse()
-        .map_err(|error| Error::System { what: "read a node's Pod range", source: source(error) })
+    let text = node.pod_cidr.as_deref().unwrap_or_default();
+    let wrong = || std::io::Error::new(std::io::ErrorKind::InvalidData, text);
+    text.parse().map_err(|_| system("read a node's Pod range")(wrong()))
 }
 
 fn plug(inside: &mut Netlink, bridge: u32, port: &str) -> Result<()> {
@@ -148,26 +177,34 @@ fn plug(inside: &mut Netlink, bridge: u32, port: &str) -> Result<()> {
 }
 
 /// Egress bears the host's address; what stays inside keeps its own. A packet for a Service that comes back from a node
-/// was not served there, and must not go round.
-fn rules(cluster: &str, link: &str, ranges: Ranges) -> String {
+/// was not served there, and must not go round. A machine that has joined has no link of the cluster's own.
+fn rules(cluster: &str, link: Option<&str>, ranges: Ranges) -> String {
     let (table, whole, services) = (table(cluster), ranges.whole(), ranges.services());
+    let (elsewhere, unserved) = match link {
+        None => (String::new(), String::new()),
+        Some(link) => (
+            format!("oifname != \"{link}\" "),
+            format!(
+                "\tchain unserved {{\n\
+                 \t\ttype filter hook forward priority filter; policy accept;\n\
+                 \t\tiifname \"{link}\" ip daddr {services} reject with icmp host-unreachable\n\
+                 \t}}\n"
+            ),
+        ),
+    };
     format!(
         "table {TABLE_FAMILY} {table} {{\n\
          \tchain egress {{\n\
          \t\ttype nat hook postrouting priority srcnat; policy accept;\n\
-         \t\tip saddr {whole} ip daddr != {whole} oifname != \"{link}\" masquerade\n\
-         \t}}\n\
-         \tchain unserved {{\n\
-         \t\ttype filter hook forward priority filter; policy accept;\n\
-         \t\tiifname \"{link}\" ip daddr {services} reject with icmp host-unreachable\n\
-         \t}}\n\
-         }}\n"
+         \t\tip saddr {whole} ip daddr != {whole} {elsewhere}masquerade\n\
+         \t}}\n{unserved}}}\n"
     )
 }
 
 /// Takes all of it away, as far as it is there. Processes inside are gone already.
 pub(crate) fn remove(layout: &Layout, config: &ClusterConfig) -> Result<()> {
     let name = host_link(&layout.name);
+    routes::remove(config, &layout.name)?;
     // The link's end takes its addresses and routes with it.
     Netlink::open()?.delete_link(&name)?;
     for node in &config.nodes {

@@ -34,13 +34,17 @@ struct Subject {
 /// # Errors
 /// When a file cannot be written or is no certificate.
 pub fn ensure(layout: &Layout, config: &ClusterConfig, now: Timestamp) -> Result<bool> {
+    if config.joined.is_some() {
+        // The cluster signs what its node has, and the kubelet renews it.
+        return Ok(false);
+    }
     let ca = ensure_ca(layout, now)?;
     let mut made = false;
     for subject in subjects(config) {
         let (cert, key) =
             (layout.pki(&format!("{}.crt", subject.file)), layout.pki(&format!("{}.key", subject.file)));
         if !key.is_file() || ends_soon(&cert, now)? {
-            issue(&ca, &subject, &cert, &key, now)?;
+            issue((&ca, &layout.pki("ca.crt")), &subject, &cert, &key, now)?;
             made = true;
         }
     }
@@ -68,17 +72,33 @@ pub fn remove_node(layout: &Layout, node: &str) -> Result<()> {
     Ok(())
 }
 
-/// How the holder of the administrator's certificate reaches the cluster from this host.
+/// Has the apiserver's certificate made again: it will be reached by another address.
+///
+/// # Errors
+/// When it is there and cannot be removed.
+pub fn forget_server(layout: &Layout) -> Result<()> {
+    let path = layout.pki("apiserver.crt");
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(file("remove", &path)),
+    }
+}
+
+/// How the holder of the administrator's certificate reaches the cluster from this host; on a machine that has joined,
+/// the holder of the node's.
 ///
 /// # Errors
 /// When a file cannot be read.
 pub fn admin_access(layout: &Layout, config: &ClusterConfig) -> Result<ServerAccess> {
+    if config.joined.is_some() {
+        return Ok(Kubeconfig::load(&layout.kubeconfig("node"))?.access(None)?.0);
+    }
     let read = |name: &str| {
         let path = layout.pki(name);
         std::fs::read(&path).map_err(file("read", &path))
     };
     Ok(ServerAccess {
-        server: format!("https://127.0.0.1:{}", config.ports.api),
+        server: config.server(),
         server_name: None,
         ca_pem: read("ca.crt")?,
         identity: Identity::Data { cert: read("admin.crt")?, key: read("admin.key")? },
@@ -87,7 +107,7 @@ pub fn admin_access(layout: &Layout, config: &ClusterConfig) -> Result<ServerAcc
 
 /// Identities with a kubeconfig, and the server that they go to.
 fn identities(config: &ClusterConfig) -> Vec<(String, String)> {
-    let local = format!("https://127.0.0.1:{}", config.ports.api);
+    let local = config.server();
     let inside = format!("https://{}:{}", config.ranges.api(), config.ports.api);
     let host = ["admin", "scheduler", "controller-manager", "fake-nodes"];
     let host = host.map(|who| (who.to_owned(), local.clone()));
@@ -153,9 +173,8 @@ fn ensure_ca(layout: &Layout, now: Timestamp) -> Result<Issuer<'static, KeyPair>
     let (cert, key) = (layout.pki("ca.crt"), layout.pki("ca.key"));
     let failed = |source| Error::Certificate { name: "ca".into(), source };
     if cert.is_file() && key.is_file() {
-        let pem = |path: &Path| std::fs::read_to_string(path).map_err(file("read", path));
-        let pair = KeyPair::from_pem(&pem(&key)?).map_err(failed)?;
-        return Issuer::from_ca_cert_pem(&pem(&cert)?, pair).map_err(failed);
+        let pair = KeyPair::from_pem(&read_pem(&key)?).map_err(failed)?;
+        return Issuer::from_ca_cert_pem(&read_pem(&cert)?, pair).map_err(failed);
     }
     let pair = KeyPair::generate().map_err(failed)?;
     let mut params = params("minik-ca", None, now, (CA_YEARS * 365).days());
@@ -172,12 +191,13 @@ fn ensure_ca(layout: &Layout, now: Timestamp) -> Result<Issuer<'static, KeyPair>
 }
 
 fn issue(
-    ca: &Issuer<'static, KeyPair>,
+    ca: (&Issuer<'static, KeyPair>, &Path),
     subject: &Subject,
     cert: &Path,
     key: &Path,
     now: Timestamp,
 ) -> Result<()> {
+    let (ca, ca_file) = ca;
     let failed = |source| Error::Certificate { name: subject.file.clone(), source };
     let mut params = params(&subject.name, subject.group, now, DAYS.days());
     params.subject_alt_names =
@@ -192,7 +212,13 @@ fn issue(
     let certificate = params.signed_by(&pair, ca).map_err(failed)?;
     // The key first: who sees the new certificate finds its key.
     write_file(key, pair.serialize_pem().as_bytes(), 0o600)?;
-    write_file(cert, certificate.pem().as_bytes(), 0o644)
+    // Servers show the CA too: who joins knows it by its hash.
+    let chain = if subject.hosts.is_empty() { String::new() } else { read_pem(ca_file)? };
+    write_file(cert, (certificate.pem() + &chain).as_bytes(), 0o644)
+}
+
+fn read_pem(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(file("read", path))
 }
 
 fn params(name: &str, group: Option<&str>, now: Timestamp, life: Span) -> CertificateParams {

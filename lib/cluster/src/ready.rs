@@ -167,7 +167,12 @@ impl Cluster {
         });
         let chance = Arc::new(SystemChance);
         parts.spawn(nodes.run(client.clone(), chance.clone(), shutdown.clone()));
-        parts.spawn(accounts.run(client.clone(), chance, shutdown.clone()));
+        // Where this is a node only, the rest is the affair of the cluster's own machine.
+        if self.config().joined.is_some() {
+            tell.send_modify(|seen| (seen.default_account, seen.applied) = (true, Some(Ok(()))));
+        } else {
+            parts.spawn(accounts.run(client.clone(), chance, shutdown.clone()));
+        }
         let until_end = |part: BoxFuture| {
             let shutdown = shutdown.clone();
             // Cancel-safe: what these do can be done any number of times.
@@ -175,7 +180,9 @@ impl Cluster {
                 tokio::select! { () = shutdown.requested() => {}, () = part => {} }
             }
         };
-        parts.spawn(until_end(Box::pin(apply(client, self.config().clone(), tell.clone()))));
+        if self.config().joined.is_none() {
+            parts.spawn(until_end(Box::pin(apply(client, self.config().clone(), tell.clone()))));
+        }
         for node in &self.config().nodes {
             let (pin, dns) = (self.layout().node(&node.name).pin("net"), self.config().ranges.dns_service());
             parts.spawn(until_end(Box::pin(ask(node.name.clone(), pin, dns.into(), tell.clone()))));

@@ -73,6 +73,10 @@ fn apiserver(layout: &Layout, config: &ClusterConfig, plane: usize) -> Unit {
     if config.networked {
         add("advertise-address", config.ranges.api().to_string());
     }
+    if config.api_address.is_some() {
+        args.push("--enable-bootstrap-token-auth".to_owned());
+    }
+    let mut add = |name: &str, value: String| args.push(format!("--{name}={value}"));
     if config.etcd.is_empty() {
         add("data-dir", layout.state.join("data").display().to_string());
     } else {
@@ -99,7 +103,16 @@ fn controller_manager(layout: &Layout, config: &ClusterConfig, plane: usize) -> 
     let port = config.ports.control[plane].controller_manager;
     let mut unit = control(layout, config, ("controller-manager", plane), port);
     let pki = |file: &str| layout.pki(file).display().to_string();
-    unit.args.push(format!("--root-ca-file={}", pki("ca.crt")));
+    unit.args.extend([
+        format!("--root-ca-file={}", pki("ca.crt")),
+        format!("--cluster-signing-cert-file={}", pki("ca.crt")),
+        format!("--cluster-signing-key-file={}", pki("ca.key")),
+    ]);
+    if config.api_address.is_some() {
+        unit.args.push("--allocate-node-cidrs".to_owned());
+        unit.args.push(format!("--cluster-cidr={}", config.ranges.joined_pods()));
+        unit.args.push("--node-cidr-mask-size=24".to_owned());
+    }
     unit
 }
 
@@ -137,8 +150,14 @@ impl OnNode<'_> {
         Unit { name: format!("{node}/{name}"), args, node: Some(node.clone()), listens: false, stop_turn }
     }
 
+    /// That of a service; on a machine that has joined, all have the node's.
     fn kubeconfig(&self, who: &str) -> (&'static str, String) {
+        let who = if self.config.joined.is_some() { "node" } else { who };
         ("kubeconfig", self.layout.kubeconfig(who).display().to_string())
+    }
+
+    fn pod_cidr(&self) -> Option<String> {
+        self.node.pod_cidr.as_ref().map(|range| format!("--pod-cidr={range}"))
     }
 
     fn runtime(&self) -> Unit {
@@ -148,10 +167,11 @@ impl OnNode<'_> {
             ("layers", self.layout.layers().display().to_string()),
             ("state", "/run/minik/runtime".to_owned()),
             ("shim", self.config.programs.join("minik-shim").display().to_string()),
-            ("pod-cidr", self.node.pod_cidr.clone()),
             ("registry-netns", HOST_NETWORK.to_owned()),
         ];
-        self.unit("runtime", flags("runtime", pairs), 1)
+        let mut args = flags("runtime", pairs);
+        args.extend(self.pod_cidr());
+        self.unit("runtime", args, 1)
     }
 
     fn kubelet(&self) -> Unit {
@@ -163,14 +183,23 @@ impl OnNode<'_> {
             ("hostname-override", self.node.name.clone()),
             ("node-ip", self.node.address.to_string()),
             ("address", self.node.address.to_string()),
-            ("tls-cert-file", pki("-serving.crt")),
-            ("tls-private-key-file", pki("-serving.key")),
             ("client-ca-file", self.layout.pki("ca.crt").display().to_string()),
             ("cluster-dns", self.config.ranges.dns_service().to_string()),
             ("cluster-domain", DOMAIN.to_owned()),
-            ("pod-cidr", self.node.pod_cidr.clone()),
         ];
         let mut args = flags("kubelet", pairs);
+        args.extend(self.pod_cidr());
+        args.extend(match self.config.joined {
+            None => vec![
+                format!("--tls-cert-file={}", pki("-serving.crt")),
+                format!("--tls-private-key-file={}", pki("-serving.key")),
+            ],
+            Some(_) => vec![
+                "--rotate-certificates".to_owned(),
+                "--rotate-server-certificates".to_owned(),
+                format!("--cert-dir={}", self.layout.pki("").display()),
+            ],
+        });
         let size = [("node-cpu", &self.node.size.cpu), ("node-memory", &self.node.size.memory)];
         args.extend(size.iter().filter_map(|(name, value)| Some(format!("--{name}={}", value.as_ref()?))));
         self.unit("kubelet", args, 0)

@@ -16,7 +16,7 @@ use crate::error::{Error, Result, file};
 use crate::layout::{Layout, Roots};
 use crate::spawn::{Spawn, inherited};
 use crate::units::{LAST_TURN, Unit, units};
-use crate::{network, pki};
+use crate::{network, pki, routes};
 use control::{Ask, Report, UnitState};
 use jiff::Timestamp;
 use minik_component::{Shutdown, TelemetryFlags, chain};
@@ -74,15 +74,17 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> Result<()> {
     let shared = Arc::new(Shared::new(layout, config)?);
     let mut tasks = JoinSet::new();
     shared.reload(&mut tasks)?;
+    let routes = follow_routes(&shared, &shutdown)?;
     let mut renewal = tokio::time::interval(LOOK_EVERY);
     let (ask, mut asked) = mpsc::channel(control::MOST_ASKED);
     let serving = control::serve(control, shared.report.clone(), ask);
-    tokio::pin!(serving);
+    tokio::pin!(serving, routes);
     loop {
         // Cancel-safe: a tick, a request or an ended task is not lost; the server is one future that is polled on.
         tokio::select! {
             () = shutdown.requested() => return Ok(()),
             result = &mut serving => result?,
+            () = &mut routes => return Ok(()),
             _ = renewal.tick() => renew(&shared),
             Some((ask, taken)) = asked.recv() => {
                 match ask {
@@ -108,6 +110,22 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> Result<()> {
             },
         }
     }
+}
+
+/// Routes to the Pods on other machines, where there can be any; ends with `shutdown` only.
+fn follow_routes(shared: &Shared, shutdown: &Shutdown) -> Result<impl Future<Output = ()>> {
+    let config = shared.config();
+    let client = match config.joined.is_some() || config.api_address.is_some() {
+        true => Some(minik_client::connect(&pki::admin_access(&shared.layout, &config)?, "default")?),
+        false => None,
+    };
+    let (cluster, shutdown) = (shared.layout.name.clone(), shutdown.clone());
+    Ok(async move {
+        match client {
+            Some(client) => routes::follow(config, cluster, client, shutdown).await,
+            None => shutdown.requested().await,
+        }
+    })
 }
 
 /// Holds the lock that makes this the only supervisor of the cluster.
