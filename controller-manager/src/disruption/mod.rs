@@ -2,6 +2,7 @@
 //! (<https://kubernetes.io/docs/concepts/workloads/pods/disruptions/>).
 
 mod plan;
+mod stale;
 #[cfg(test)]
 mod tests;
 
@@ -116,7 +117,7 @@ struct Disruption {
     recorder: EventRecorder,
 }
 
-/// Adds the controller.
+/// Adds the controllers.
 pub fn set_up(setup: &mut Setup) {
     let queue = queue::<ObjectKey>(&setup.config.chance);
     let keys = queue.clone();
@@ -143,6 +144,7 @@ pub fn set_up(setup: &mut Setup) {
     let recorder = setup.recorder("controllermanager", &client);
     let (caches, clock) = (setup.caches.clone(), setup.config.clock.clone());
     setup.controller(Disruption { client, caches, clock, recorder }, queue);
+    stale::set_up(setup);
 }
 
 /// Whether two states of a Pod are the same to all budgets.

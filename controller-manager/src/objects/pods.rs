@@ -27,6 +27,8 @@ pub struct PodObject {
     pub ready_since: Option<jiff::Timestamp>,
     /// When it last became Ready or ceased to be, as far as is known.
     pub ready_changed: Option<jiff::Timestamp>,
+    /// Since when somebody other than its kubelet says that it is to be disrupted.
+    pub disruption_target: Option<jiff::Timestamp>,
     /// Its addresses.
     pub ips: Vec<IpAddr>,
     /// Its name in DNS.
@@ -171,8 +173,10 @@ impl From<PodWire> for PodObject {
         let condition = |kind: &str| {
             wire.status.conditions.iter().find(|one| &*one.kind == kind && &*one.status == "True")
         };
+        let target = condition("DisruptionTarget").filter(|one| &*one.reason != "TerminationByKubelet");
         let ready = wire.status.conditions.iter().find(|one| &*one.kind == "Ready");
         PodObject {
+            disruption_target: target.and_then(|one| one.last_transition_time),
             ready_changed: ready.and_then(|one| one.last_transition_time),
             ips: wire.ips(),
             ports: wire.ports(),

@@ -92,3 +92,26 @@ async fn shares_are_of_what_the_owner_asks_for() {
     assert_eq!(numbers(server, "share")[0], 0);
     running.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_to_be_disrupted_and_was_not_is_told() {
+    let running = Running::start(&[]);
+    let server = &running.server;
+    let target = |reason: &str| {
+        json!({"status": {"conditions": [{"type": "DisruptionTarget", "status": "True", "reason": reason,
+            "lastTransitionTime": "2027-01-15T08:00:00Z"}]}})
+    };
+    for (name, reason) in [("evicted", "EvictionByEvictionAPI"), ("killed", "TerminationByKubelet")] {
+        server.put(PODS, pod(name, None));
+        server.patch(&format!("/api/v1/namespaces/s/pods/{name}"), target(reason));
+    }
+    let status = |server: &Server, name: &str| {
+        let pod = server.get(&format!("/api/v1/namespaces/s/pods/{name}")).unwrap();
+        pod["status"]["conditions"][1]["status"].clone()
+    };
+    let began = tokio::time::Instant::now();
+    server.until("it is taken back", |server| status(server, "evicted") == "False").await;
+    assert_eq!(began.elapsed().as_secs(), 120);
+    assert_eq!(status(server, "killed"), "True", "the kubelet takes its time");
+    running.stop().await;
+}
