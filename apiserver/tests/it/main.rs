@@ -8,6 +8,7 @@ mod bad_input;
 mod client;
 mod compare;
 mod eviction;
+mod random;
 mod reads;
 mod recorded;
 mod requests;

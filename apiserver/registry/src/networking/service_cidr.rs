@@ -1,14 +1,13 @@
 //! ServiceCIDR: <https://kubernetes.io/docs/reference/networking/virtual-ips/#ip-address-objects>.
 
 use jiff::Timestamp;
-use k8s_openapi::api::networking::v1 as api;
 use minik_apimachinery::field::{ErrorList, FieldError, Path};
 use serde_json::Value;
 
 use crate::format::{are_dual_stack_ranges, check_cidr};
 use crate::meta::IMMUTABLE;
 use crate::resource::*;
-use crate::view::{carry_over, carry_over_metadata, items, view};
+use crate::view::{carry_over, carry_over_metadata};
 use crate::{Column, Context, Part, Strategy, table};
 
 const KIND: Kind = Kind { group: "networking.k8s.io", version: "v1", kind: "ServiceCIDR" };
@@ -40,19 +39,14 @@ impl Strategy for ServiceCidr {
 
     fn validate_create(&self, obj: &Value, _cx: &Context<'_>) -> ErrorList {
         let mut errors = ErrorList::new();
-        let Some(ranges) = view::<api::ServiceCIDR>(obj, &mut errors) else { return errors };
-        check_ranges(items(&ranges.spec.unwrap_or_default().cidrs), &mut errors);
+        check_ranges(&ranges_of(obj), &mut errors);
         errors
     }
 
     fn validate_update(&self, part: Part, obj: &Value, old: &Value, _cx: &Context<'_>) -> ErrorList {
         let mut errors = ErrorList::new();
-        let views = (view::<api::ServiceCIDR>(obj, &mut errors), view::<api::ServiceCIDR>(old, &mut errors));
-        if let (Some(new), Some(was)) = views
-            && part != Part::Status
-        {
-            let (ranges, before) = (new.spec.unwrap_or_default().cidrs, was.spec.unwrap_or_default().cidrs);
-            check_change(items(&ranges), items(&before), &mut errors);
+        if part != Part::Status {
+            check_change(&ranges_of(obj), &ranges_of(old), &mut errors);
         }
         errors
     }
@@ -62,10 +56,13 @@ impl Strategy for ServiceCidr {
     }
 
     fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
-        let ranges = obj["spec"]["cidrs"].as_array().into_iter().flatten();
-        let ranges: Vec<&str> = ranges.filter_map(Value::as_str).collect();
-        vec![table::name(obj), ranges.join(",").into(), table::age(obj, now)]
+        vec![table::name(obj), ranges_of(obj).join(",").into(), table::age(obj, now)]
     }
+}
+
+fn ranges_of(obj: &Value) -> Vec<String> {
+    let ranges = obj.pointer("/spec/cidrs").and_then(Value::as_array).into_iter().flatten();
+    ranges.filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 /// Ranges stay; one of the other version may be added.
