@@ -7,6 +7,7 @@ mod deployments;
 mod endpoints;
 mod scheduling;
 mod seeds;
+mod service_ranges;
 
 use serde_json::Value;
 
