@@ -131,7 +131,9 @@ impl Controller for Deployments {
             StrategyType::Recreate => self.running(&sets),
             StrategyType::RollingUpdate => BTreeSet::new(),
         };
-        let snapshot = Snapshot { deployment: &deployment, sets: &sets, running: &running };
+        let is_changed = meta.generation > deployment.status.observed_generation;
+        let overlaps = if is_changed { self.overlaps(&deployment) } else { None };
+        let snapshot = Snapshot { deployment: &deployment, sets: &sets, running: &running, overlaps };
         let plan = plan::plan(&snapshot, whole_seconds(self.clock.now()));
         tracing::debug!(%key, why = plan.why, "planned");
         self.apply(&deployment, &plan).await?;
@@ -140,6 +142,19 @@ impl Controller for Deployments {
 }
 
 impl Deployments {
+    /// Another Deployment of the namespace with which it shares labels.
+    fn overlaps(&self, deployment: &DeploymentObject) -> Option<Arc<str>> {
+        let selects = |one: &DeploymentObject, other: &DeploymentObject| {
+            one.spec.selector.selector.matches(&other.spec.template.labels)
+        };
+        let all = self.caches.deployments.in_namespace(&deployment.metadata.namespace);
+        let other = all.iter().find(|other| {
+            let is_other = other.metadata.uid != deployment.metadata.uid;
+            is_other && (selects(deployment, other) || selects(other, deployment))
+        });
+        other.map(|other| other.metadata.name.clone())
+    }
+
     /// The uids of those that have Pods which have not ended.
     fn running(&self, sets: &[Arc<ReplicaSetObject>]) -> BTreeSet<Arc<str>> {
         let runs = |uid: &Arc<str>| self.caches.controlled_pods(uid).iter().any(|pod| !pod.has_ended());

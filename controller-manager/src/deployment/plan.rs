@@ -22,6 +22,8 @@ pub struct Snapshot<'a> {
     pub sets: &'a [Arc<ReplicaSetObject>],
     /// The uids of those that have Pods which have not ended.
     pub running: &'a BTreeSet<Arc<str>>,
+    /// Another Deployment whose Pods its selector selects, or that selects its Pods; asked once a change of it.
+    pub overlaps: Option<Arc<str>>,
 }
 
 /// What is to be done, in this order.
@@ -52,6 +54,13 @@ pub fn plan(snapshot: &Snapshot<'_>, now: Timestamp) -> Plan {
         rollout.plan.events.push((EventType::Warning, "SelectingAll", note.into()));
         rollout.status.observed_generation = deployment.metadata.generation;
         return rollout.finish("its selector selects everything");
+    }
+    // Each has its own Pods by their owner, but what selects by these labels gets both's.
+    if let Some(other) = &snapshot.overlaps {
+        let note = format!(
+            "Selectors of this Deployment and of {other} select each other's Pods: give each a label of its own"
+        );
+        rollout.plan.events.push((EventType::Warning, "SelectorOverlap", note));
     }
     if deployment.metadata.deletion_timestamp.is_some() {
         rollout.follow_revision(IfMissing::Leave);

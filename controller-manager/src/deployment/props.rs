@@ -66,7 +66,8 @@ impl World {
         let sets: Vec<_> = self.sets.iter().cloned().map(Arc::new).collect();
         let runs = self.sets.iter().zip(&self.pods).filter(|(_, pods)| !pods.is_empty());
         let running: BTreeSet<Arc<str>> = runs.map(|(set, _)| set.metadata.uid.clone()).collect();
-        let snapshot = Snapshot { deployment: &self.deployment, sets: &sets, running: &running };
+        let snapshot =
+            Snapshot { deployment: &self.deployment, sets: &sets, running: &running, overlaps: None };
         plan(&snapshot, Timestamp::from_second(self.clock).unwrap())
     }
 

@@ -239,3 +239,23 @@ async fn a_taken_name_makes_another() {
     assert!(owned(server, &name).is_empty());
     running.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn deployments_that_share_labels_are_told_so() {
+    let running = Running::start(&[("", "v1", "events", "Event", true)]);
+    let server = &running.server;
+    server.put(DEPLOYMENTS, deployment());
+    server.until("the first has its Pods", |server| server.list(PODS).len() == 3).await;
+    let mut second = deployment();
+    second["metadata"]["name"] = "e".into();
+    server.put(DEPLOYMENTS, second);
+    let told = |server: &Server| {
+        let events = server.list("/api/v1/events");
+        let about = events.iter().filter(|event| event["reason"] == "SelectorOverlap");
+        about.map(|event| event["involvedObject"]["name"].clone()).collect::<Vec<_>>()
+    };
+    server.until("the second is told", |server| told(server) == ["e"]).await;
+    server.until("each has its own Pods", |server| server.list(PODS).len() == 6).await;
+    assert_eq!(told(server), ["e"], "once, and not of the first");
+    running.stop().await;
+}
