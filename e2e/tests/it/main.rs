@@ -9,4 +9,5 @@ mod minikctl;
 mod pending;
 mod pods;
 mod recorded_pods;
+mod rollouts;
 mod services;
