@@ -28,9 +28,10 @@ const FORMAT: u32 = 1;
 const MARK: &str = "0x4000";
 
 /// The sets and maps, and the type of each, `ADDR` standing for the family's.
-pub const SETS: [(&str, &str, &str); 17] = [
+pub const SETS: [(&str, &str, &str); 18] = [
     ("set", "nodeport-ips", "type ADDR;"),
     ("set", "cluster-ips", "type ADDR;"),
+    ("set", "service-ranges", "type ADDR . inet_proto; flags interval;"),
     ("set", "hairpin", "type ADDR . ADDR;"),
     ("map", "service-ips", "type ADDR . inet_proto . inet_service : verdict;"),
     ("map", "service-nodeports", "type inet_proto . inet_service : verdict;"),
@@ -85,7 +86,7 @@ const CHAINS: &str = "
     masquerade fully-random;
   }
   chain check { KEY vmap @no-endpoint-services; NODE PORT vmap @no-endpoint-nodeports; }
-  chain check-ports { IP daddr @cluster-ips reject; }
+  chain check-ports { IP daddr @cluster-ips reject; IP daddr . meta l4proto @service-ranges drop; }
   chain filter-input { type filter hook input priority filter; ct state new jump check; }
   chain filter-forward { type filter hook forward priority filter; ct state new jump check; ct state new jump check-ports; }
   chain filter-output { type filter hook output priority filter; ct state new jump check; ct state new jump check-ports; }
@@ -207,6 +208,7 @@ fn place(list: List, slot: u16) -> u32 {
 pub fn family_of(entry: &Entry) -> Family {
     let address = match entry {
         Entry::NodePortAddress(address) | Entry::ClusterIp(address) | Entry::Hairpin(address) => address,
+        Entry::ServiceRange(range) => &range.address(),
         Entry::Frontend(of)
         | Entry::Count(of, _)
         | Entry::Slot(of, ..)
@@ -224,6 +226,7 @@ pub fn set_of(entry: &Entry) -> &'static str {
         |of: &Frontend, address, node_port| if of.address.is_unspecified() { node_port } else { address };
     match entry {
         Entry::NodePortAddress(_) => "nodeport-ips",
+        Entry::ServiceRange(_) => "service-ranges",
         Entry::ClusterIp(_) => "cluster-ips",
         Entry::Hairpin(_) => "hairpin",
         Entry::Frontend(of) => by(of, "service-ips", "service-nodeports"),
@@ -255,7 +258,16 @@ pub fn element(entry: &Entry, value: &Value) -> Element {
             put_frontend(&mut key, of);
             let mut end = key.clone();
             put_address(&mut key, range.network().address());
-            put_address(&mut end, range.nth(range.size() - 1).unwrap_or(range.address()));
+            put_address(&mut end, last(range));
+            key_end = Some(end);
+        }
+        Entry::ServiceRange(range) => {
+            // Of all protocols: netlink knows ranges only as parts of a longer key without more ado.
+            let mut end = Vec::new();
+            put_address(&mut key, range.network().address());
+            put_address(&mut end, last(range));
+            key.extend_from_slice(&[0; 4]);
+            end.extend_from_slice(&[u8::MAX, 0, 0, 0]);
             key_end = Some(end);
         }
         Entry::Frontend(of)
@@ -291,6 +303,18 @@ fn data(entry: &Entry, value: &Value) -> Option<Data> {
             Data::Value(bytes)
         }
     })
+}
+
+/// A range's last address.
+fn last(range: &Cidr) -> IpAddr {
+    range.nth(range.size() - 1).unwrap_or(range.address())
+}
+
+/// The range from a first to a last address.
+fn range(first: IpAddr, end: IpAddr) -> Option<Cidr> {
+    let longest = if first.is_ipv4() { 32 } else { 128 };
+    let mut ranges = (0..=longest).filter_map(|length| Cidr::new(first, length));
+    ranges.find(|range| range.network().address() == first && last(range) == end)
 }
 
 fn put_address(bytes: &mut Vec<u8>, address: IpAddr) {
@@ -343,13 +367,11 @@ pub fn read(family: Family, set: &str, element: &Element) -> Option<(Entry, Valu
             let (of, first) = (key.frontend(set)?, key.address()?);
             let mut end = Reader { rest: element.key_end.as_deref()?, family };
             end.frontend(set)?;
-            let last = end.address()?;
-            let longest = if first.is_ipv4() { 32 } else { 128 };
-            let ranges = (0..=longest).filter_map(|length| Cidr::new(first, length));
-            let range = ranges.into_iter().find(|range| {
-                range.network().address() == first && range.nth(range.size() - 1) == Some(last)
-            })?;
-            Entry::Source(of, range)
+            Entry::Source(of, range(first, end.address()?)?)
+        }
+        "service-ranges" => {
+            let mut end = Reader { rest: element.key_end.as_deref()?, family };
+            Entry::ServiceRange(range(key.address()?, end.address()?)?)
         }
         _ => return None,
     };
@@ -492,6 +514,7 @@ mod tests {
             if !of.address.is_unspecified() {
                 let range = Cidr::new(far, length).unwrap().network();
                 cases.push((Entry::Guarded(of), Value::Present));
+                cases.push((Entry::ServiceRange(range), Value::Present));
                 cases.push((Entry::Source(of, range), Value::Present));
             }
             for (entry, value) in cases {

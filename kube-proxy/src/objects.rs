@@ -313,6 +313,30 @@ impl<'de> Deserialize<'de> for Slice {
     }
 }
 
+/// A ServiceCIDR: addresses that no Service has yet come from its ranges.
+#[derive(Debug, Clone, Deserialize)]
+pub struct ServiceRange {
+    /// Its metadata.
+    pub metadata: Meta,
+    /// The ranges.
+    #[serde(default)]
+    pub spec: ServiceRangeSpec,
+}
+
+/// What is kept of a ServiceCIDR's specification.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct ServiceRangeSpec {
+    /// One a family.
+    #[serde(default)]
+    pub cidrs: Vec<Arc<str>>,
+}
+
+impl Projection for ServiceRange {
+    fn meta(&self) -> &Meta {
+        &self.metadata
+    }
+}
+
 /// The Node that this proxy serves.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Node {

@@ -48,6 +48,8 @@ pub enum Treatment {
 pub enum Entry {
     /// An address that NodePorts listen on.
     NodePortAddress(IpAddr),
+    /// A range of Services' addresses: what goes to those that no Service has is dropped.
+    ServiceRange(Cidr),
     /// An address whose unknown ports are refused.
     ClusterIp(IpAddr),
     /// An endpoint that may meet itself behind a frontend.
@@ -221,15 +223,19 @@ fn guard(out: &mut Vec<(Entry, Value)>, frontend: Frontend, service: &Service, p
         ranges.extend(service.load_balancer_ips.iter().map(|address| Cidr::host(*address)));
     }
     ranges.retain(|range| range.address().is_ipv4() == v4);
+    out.extend(widest(ranges).into_iter().map(|range| (Entry::Source(frontend, range), Value::Present)));
+}
+
+/// The ranges that lie in no other: the kernel refuses those that overlap, and the wider one says it all.
+pub fn widest(mut ranges: Vec<Cidr>) -> Vec<Cidr> {
     ranges.sort_unstable_by_key(|range| (range.prefix_len(), *range));
     let mut kept: Vec<Cidr> = Vec::new();
     for range in ranges {
-        // The kernel refuses ranges that overlap; the wider one says it all.
         if !kept.iter().any(|wider| wider.contains(range.address())) {
             kept.push(range);
         }
     }
-    out.extend(kept.into_iter().map(|range| (Entry::Source(frontend, range), Value::Present)));
+    kept
 }
 
 /// A port's endpoints of one family. One that stands in two slices counts once: as ready if one says so.

@@ -5,7 +5,7 @@ use crate::config::{Config, NodePorts};
 use crate::health::{Health, ServicePorts};
 use crate::kernel::{self, Kernel};
 use crate::metrics::Metrics;
-use crate::objects::{Node, Service, Slice};
+use crate::objects::{Node, Service, ServiceRange, Slice};
 use crate::rules::{self, Entry, Frontend, Place, Value, unspecified};
 use jiff::Timestamp;
 use minik_client::{Backoff, Informer, ObjectKey, Source};
@@ -224,6 +224,7 @@ impl Dirty {
 struct Stores {
     services: Informer<Service>,
     slices: Informer<Slice>,
+    ranges: Informer<ServiceRange>,
     node: Option<Informer<Node>>,
 }
 
@@ -231,6 +232,7 @@ impl Stores {
     async fn synced(&self) {
         self.services.synced().await;
         self.slices.synced().await;
+        self.ranges.synced().await;
         if let Some(node) = &self.node {
             node.synced().await;
         }
@@ -252,6 +254,9 @@ fn start_informers(
     let slices = Informer::<Slice>::builder(source("/apis/discovery.k8s.io/v1/endpointslices", OUR_SLICES))
         .on_change(move |change| noted.slice(change));
     let noted = dirty.clone();
+    let ranges = Informer::<ServiceRange>::builder(Source::all("/apis/networking.k8s.io/v1/servicecidrs"))
+        .on_change(move |_| noted.note(|_| {}));
+    let noted = dirty.clone();
     let name = format!("metadata.name={}", config.node);
     let node = (!config.node.is_empty()).then(|| {
         Informer::<Node>::builder(Source::fields("/api/v1/nodes", name))
@@ -260,10 +265,12 @@ fn start_informers(
     let stores = Stores {
         services: services.informer(),
         slices: slices.informer(),
+        ranges: ranges.informer(),
         node: node.as_ref().map(|node| node.informer()),
     };
     parts.spawn(services.run(client.clone(), config.chance.clone(), shutdown.clone()));
     parts.spawn(slices.run(client.clone(), config.chance.clone(), shutdown.clone()));
+    parts.spawn(ranges.run(client.clone(), config.chance.clone(), shutdown.clone()));
     if let Some(node) = node {
         parts.spawn(node.run(client.clone(), config.chance.clone(), shutdown.clone()));
     }
@@ -408,12 +415,8 @@ impl Proxy {
         slots: &dyn Fn(&ObjectKey, Frontend, rules::List, u16) -> Option<rules::Endpoint>,
     ) -> Vec<Change> {
         let place = self.place();
-        // The node's own entries have an owner that no Service's key can be.
-        let node = self
-            .node_ports(&place)
-            .into_iter()
-            .map(|address| (Entry::NodePortAddress(address), Value::Present));
-        let mut changes = self.book.set(&ObjectKey::default(), node.collect());
+        // What belongs to no Service has an owner that no Service's key can be.
+        let mut changes = self.book.set(&ObjectKey::default(), self.general(&place));
         for key in keys.iter().filter(|key| **key != ObjectKey::default()) {
             let service = self.stores.services.get(key);
             let slices = self.slices(key);
@@ -449,7 +452,17 @@ impl Proxy {
         }
     }
 
-    /// The addresses that NodePorts listen on, sorted; none where they listen on all.
+    /// What belongs to no Service, sorted.
+    fn general(&self, place: &Place) -> Vec<(Entry, Value)> {
+        let ranges = self.stores.ranges.list();
+        let ranges = ranges.iter().flat_map(|range| &range.spec.cidrs).filter_map(|cidr| cidr.parse().ok());
+        let ranges = rules::widest(ranges.collect()).into_iter().map(Entry::ServiceRange);
+        let addresses = self.node_ports(place).into_iter().map(Entry::NodePortAddress);
+        let entries: BTreeSet<Entry> = addresses.chain(ranges).collect();
+        entries.into_iter().map(|entry| (entry, Value::Present)).collect()
+    }
+
+    /// The addresses that NodePorts listen on; none where they listen on all.
     fn node_ports(&self, place: &Place) -> BTreeSet<IpAddr> {
         let mut found = BTreeSet::new();
         for ports in &self.config.settings.node_ports {

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 pub const SERVICES: &str = "/api/v1/services";
 pub const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
+pub const RANGES: &str = "/apis/networking.k8s.io/v1/servicecidrs";
 pub const NODES: &str = "/api/v1/nodes";
 
 type Frame = Result<http_body::Frame<Bytes>, Infallible>;

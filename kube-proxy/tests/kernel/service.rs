@@ -1,6 +1,6 @@
 //! The running program, from watch events to packets.
 
-use crate::server::{NODES, SERVICES, SLICES, Server};
+use crate::server::{NODES, RANGES, SERVICES, SLICES, Server};
 use crate::world::*;
 use minik_component::Shutdown;
 use minik_kube_proxy::{Config, ProxyError, run};
@@ -124,6 +124,13 @@ fn events_become_rules() {
     running.server.remove(SLICES, "web-1");
     until(1, || all_tcp(&world.b, VIP, 80).len());
     assert_eq!(tcp(&world.b, VIP, 80), answer("node", POD_B));
+    // An address that no Service has goes nowhere, instead of to the default route.
+    let range = json!({ "metadata": { "name": "kubernetes" }, "spec": { "cidrs": ["10.98.0.0/16"] } });
+    running.server.put(RANGES, range);
+    let listed = || world.node.run(|| minik_net::nft::list(&["ip", "kube-proxy"])).unwrap().unwrap();
+    until(true, || listed().contains("10.98.0.0/16 . 0-255"));
+    assert!(dropped(&world.b, "10.98.0.2", 80));
+    assert_eq!(tcp(&world.b, VIP, 80), answer("node", POD_B));
     running.server.remove(SERVICES, "web");
     until(true, || !matches!(tcp(&world.b, VIP, 80), Seen::Answer(..)));
 }
@@ -152,8 +159,9 @@ fn flows_and_affinities_leave_an_endpoint_that_goes() {
     until(true, || running.counted("kubeproxy_conntrack_reconciler_deleted_entries_total") >= 1.0);
     // A flow that began before there were endpoints finds them once there are.
     running.server.put(SLICES, slice("UDP", &[]));
+    until(Seen::Refused, || udp(&udp_socket(&world.client), VIP, 53));
     let early = udp_socket(&world.client);
-    until(Seen::Refused, || udp(&early, VIP, 53));
+    assert_eq!(udp(&early, VIP, 53), Seen::Refused);
     running.server.put(SLICES, slice("UDP", &[(POD_A, "near", ready())]));
     until(answer("a", "169.254.1.1"), || udp(&early, VIP, 53));
 }

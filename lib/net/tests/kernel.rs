@@ -161,9 +161,58 @@ fn rules_and_settings_belong_to_the_namespace() {
         nft::delete_table("inet", "t").unwrap();
         nft::delete_table("inet", "t").unwrap();
         assert_eq!(nft::list(&[]).unwrap(), "");
+        // A new namespace takes it over from the host.
+        sysctl::write("net/ipv4/ip_forward", "0").unwrap();
         assert_eq!(sysctl::ensure("net/ipv4/ip_forward", "1").unwrap(), "0");
         assert_eq!(sysctl::read("net/ipv4/ip_forward").unwrap(), "1");
         assert!(sysctl::read("net/ipv4/nothing").unwrap_err().is_not_found());
     })
     .unwrap();
+}
+
+#[test]
+fn nftables_elements_change_together_or_not_at_all() {
+    use minik_net::nftables::{Batch, Data, Element, Expression, Family, NfTables, SetName};
+    let ns = NetNs::create().unwrap();
+    let text =
+        "table ip t {\n comment \"mine\"\n map m { type ipv4_addr : verdict; }\n chain c { drop; }\n}\n";
+    ns.run(|| nft::load(text).unwrap()).unwrap();
+    let mut tables = NfTables::open_in(&ns).unwrap();
+    let set = SetName { family: Family::Ip, table: "t", set: "m" };
+    assert_eq!(tables.table_comment(Family::Ip, "t").unwrap().as_deref(), Some("mine"));
+    assert_eq!(tables.table_comment(Family::Ip, "u").unwrap(), None);
+    assert!(tables.elements(SetName { set: "n", ..set }).unwrap_err().is_not_found());
+    // More than fits one message, and one socket's usual buffer.
+    let element = |n: u32| Element {
+        key: n.to_be_bytes().to_vec(),
+        data: Some(if n.is_multiple_of(2) { Data::Drop } else { Data::Goto("c".into()) }),
+        ..Element::default()
+    };
+    let all: Vec<Element> = (1..20_000).map(element).collect();
+    let mut batch = Batch::default();
+    batch.add(set, &all);
+    let rule = [Expression::Network { offset: 16, length: 4, register: 0 }];
+    batch.add_chain((Family::Ip, "t"), "d", &rule);
+    tables.commit(&batch).unwrap();
+    let mut found = tables.elements(set).unwrap();
+    found.sort_by(|a, b| a.key.cmp(&b.key));
+    assert_eq!(found, all);
+    assert_eq!(
+        (tables.chains(Family::Ip, "t").unwrap().len(), tables.rules(Family::Ip, "t").unwrap()),
+        (2, 2)
+    );
+    let generation = tables.generation().unwrap();
+    let mut batch = Batch::default();
+    batch.delete(set, &all[..10]);
+    batch.delete(set, &[element(50_000)]);
+    let error = tables.commit(&batch).unwrap_err();
+    assert!(error.is_not_found(), "{error}");
+    assert_eq!(tables.elements(set).unwrap().len(), all.len());
+    assert_eq!(tables.generation().unwrap(), generation);
+    let mut batch = Batch::default();
+    batch.delete(set, &all[..1]);
+    batch.add(set, &[Element { data: Some(Data::Drop), comment: Some("first".into()), ..all[0].clone() }]);
+    tables.commit(&batch).unwrap();
+    let listed = ns.run(|| nft::list(&["ip", "t"]).unwrap()).unwrap();
+    assert!(listed.contains("0.0.0.1 comment \"first\" : drop"), "{}", &listed[..200]);
 }
