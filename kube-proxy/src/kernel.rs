@@ -87,11 +87,8 @@ impl Kernel {
         };
         let (counts, seconds) = (numbers("lb-"), numbers("remember-"));
         let counts = counts.last().map_or(0, |last| u16::try_from(*last).unwrap_or(u16::MAX));
-        let own = |text: &str| text.matches(';').count();
         // Chains and rules are never changed one by one, so their number tells whether somebody else did.
-        let rules = rules_in(&text)
-            + nft::RULES_PER_COUNT * usize::from(counts)
-            + seconds.iter().map(|seconds| own(&nft::remembers(family, *seconds))).sum::<usize>();
+        let rules = rules_in(&text) + nft::RULES_PER_COUNT * usize::from(counts) + seconds.len();
         let whole = self.nft.rules(family, table)? == rules;
         Ok(Table { there: whole, stale: !whole, counts, seconds })
     }
@@ -153,8 +150,8 @@ fn rules_in(text: &str) -> usize {
     ended - statements.filter(|s| properties.iter().any(|property| s.starts_with(property))).count()
 }
 
-/// What must be there before elements are changed: a table that is missing or broken and chains for times to remember,
-/// as text; chains for more endpoints, in the batch.
+/// What must be there before elements are changed: a table that is missing or broken, as text; chains for more endpoints
+/// and for times to remember, in the batch.
 fn prepare(
     family: Family,
     table: &mut Table,
@@ -173,12 +170,11 @@ fn prepare(
         *table = Table { there: true, ..Table::default() };
     }
     let mut most = 1;
-    let mut chains = String::new();
     for value in changes.iter().filter_map(|change| change.new) {
         match value {
             Value::Count(count) => most = most.max(count),
             Value::Seconds(seconds) if table.seconds.insert(seconds) => {
-                chains.push_str(&nft::remembers(family, seconds));
+                nft::add_remember(batch, family, table_name, seconds);
             }
             _ => {}
         }
@@ -188,9 +184,6 @@ fn prepare(
         nft::add_count(batch, family, table_name, count);
     }
     table.counts = table.counts.max(most);
-    if !chains.is_empty() {
-        text.push_str(&format!("table {name} {table_name} {{\n{chains}}}\n"));
-    }
     text
 }
 

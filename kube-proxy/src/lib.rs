@@ -12,8 +12,7 @@
 //! - A restart reads what stands in the kernel and rewrites nothing that is right.
 //! - No table but the own one is touched. Whoever else changes it is noticed by the rule set's generation.
 //! - Marks of packets: only bit 0x4000, for masquerade, as upstream.
-//! - Unlike upstream, session affinity holds for a client and a frontend, not over all frontends of a Service's port, and only
-//!   for IPv4.
+//! - Unlike upstream, session affinity holds for a client and a frontend, not over all frontends of a Service's port.
 
 mod book;
 mod config;

@@ -139,7 +139,7 @@ pub fn skeleton(family: Family, settings: &Settings) -> (String, String) {
     );
     let text = words(&text, family);
     let mut hasher = DefaultHasher::new();
-    (&text, remembers(family, 1), FORMAT).hash(&mut hasher);
+    (&text, FORMAT).hash(&mut hasher);
     let comment = format!("minik kube-proxy {:016x}", hasher.finish());
     (text, comment)
 }
@@ -161,7 +161,7 @@ fn words(text: &str, family: Family) -> String {
 
 /// Adds the chains that choose among `count` endpoints: for addresses and node ports, for both lists.
 pub fn add_count(batch: &mut Batch, family: Family, table: &str, count: u16) {
-    let (offset, length) = if family == Family::Ip { (16, 4) } else { (24, 16) };
+    let (offset, length) = destination(family);
     let address = [Expression::Network { offset, length, register: 0 }];
     let kinds = [("", "endpoints", &address[..], length / 4), ("np-", "nodeport-endpoints", &[], 0)];
     for (prefix, map, address, register) in kinds {
@@ -181,19 +181,30 @@ pub fn add_count(batch: &mut Batch, family: Family, table: &str, count: u16) {
 /// How many rules [`add_count`] makes for each count.
 pub const RULES_PER_COUNT: usize = 4;
 
-/// The chain that remembers a client's endpoint for a time. In version 6 it remembers nothing: nft cannot lay out a key of
-/// two such addresses beside a value of one (it places concatenations in steps of 16 bytes, and four is all there are).
-pub fn remembers(family: Family, seconds: u32) -> String {
-    let mut text = format!("  chain remember-{seconds} {{\n");
-    let protocols = if family == Family::Ip { ["tcp", "udp", "sctp"].as_slice() } else { &[] };
-    for protocol in protocols {
-        let client = "ct original IP saddr . ct original IP daddr . meta l4proto . ct original proto-dst";
-        let element = format!("{client} timeout {seconds}s : IP daddr . th dport");
-        writeln!(text, "    meta l4proto {protocol} update @affinity {{ {element} }};")
-            .expect("a String takes all");
-    }
-    text.push_str("  }\n");
-    words(&text, family)
+/// Adds the chain that remembers a client's endpoint for a time. (The nft program cannot lay this out for version 6: it
+/// places each part of a key in steps of 16 bytes, of which there are four.)
+pub fn add_remember(batch: &mut Batch, family: Family, table: &str, seconds: u32) {
+    let (offset, length) = destination(family);
+    let words = length / 4;
+    let rule = [
+        Expression::OriginalSource { register: 0 },
+        Expression::OriginalDestination { register: words },
+        Expression::TransportProtocol { register: 2 * words },
+        Expression::OriginalPort { register: 2 * words + 1 },
+        Expression::Network { offset, length, register: 2 * words + 2 },
+        Expression::DestinationPort { register: 3 * words + 2 },
+        Expression::Update {
+            map: AFFINITY.to_owned(),
+            value: 2 * words + 2,
+            timeout_ms: u64::from(seconds) * 1000,
+        },
+    ];
+    batch.add_chain((family, table), &format!("remember-{seconds}"), &rule);
+}
+
+/// Where a packet's destination stands in the network header, and how long it is.
+fn destination(family: Family) -> (u32, u32) {
+    if family == Family::Ip { (16, 4) } else { (24, 16) }
 }
 
 /// The number of a place in a list.

@@ -46,3 +46,16 @@ fn a_client_of_an_endpoint_on_the_node_is_remembered_too() {
     assert_eq!(all_tcp(&world.a, VIP, 80).len(), 1);
     assert_eq!(all_tcp(&world.client, VIP, 80).len(), 1);
 }
+
+#[test]
+fn clients_are_remembered_in_version_six() {
+    let mut world = World::new();
+    let web = service(json!({
+        "clusterIP": "fd98::1", "clusterIPs": ["fd98::1"], "sessionAffinity": "ClientIP",
+    }));
+    let mut six = slice("TCP", &[("fd99::a", "near", ready()), ("fd99::b", "far", ready())]);
+    six["addressType"] = json!("IPv6");
+    world.sync(&[(web, vec![six])]);
+    assert_eq!(all_tcp(&world.client, "fd98::1", 80).len(), 1);
+    assert_eq!(world.kernel.forget_affinity(|of, _| of.address != ip("fd98::1")).unwrap(), 1);
+}

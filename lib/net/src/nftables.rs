@@ -133,6 +133,30 @@ pub enum Expression {
         /// Into this register.
         register: u32,
     },
+    /// Loads the source of the connection's first packet.
+    OriginalSource {
+        /// Into this register, and those after it.
+        register: u32,
+    },
+    /// Loads where the connection's first packet was sent to.
+    OriginalDestination {
+        /// Into this register, and those after it.
+        register: u32,
+    },
+    /// Loads to which port that was.
+    OriginalPort {
+        /// Into this register.
+        register: u32,
+    },
+    /// Puts an element into a map, or makes it last anew; its key is in the first registers.
+    Update {
+        /// The map.
+        map: String,
+        /// The value is in this register, and those after it.
+        value: u32,
+        /// How long it lasts, in milliseconds.
+        timeout_ms: u64,
+    },
     /// Draws a number.
     Random {
         /// From so many.
@@ -210,38 +234,51 @@ impl Batch {
 /// The kernel's number of the first register of four bytes.
 const FIRST_REGISTER: u32 = 8;
 
-/// An expression by its name and its numbers; the attributes bear the kernel's numbers.
+/// An expression by its name and its attributes, which bear the kernel's numbers.
 fn write_expression(bytes: &mut Vec<u8>, family: Family, expression: &Expression) {
     const META_L4PROTO: u32 = 16;
     const NETWORK: u32 = 1;
     const TRANSPORT: u32 = 2;
     const RANDOM: u32 = 1;
     const DESTINATION: u32 = 1;
-    let at = |register: u32| FIRST_REGISTER + register;
-    let port = at(if family == Family::Ip { 1 } else { 4 });
-    let (name, numbers) = match *expression {
-        Expression::TransportProtocol { register } => ("meta", vec![(1, at(register)), (2, META_L4PROTO)]),
+    const UPDATE: u32 = 1;
+    const CT_PROTO_DST: u32 = 12;
+    let (ct_source, ct_destination, port) = match family {
+        Family::Ip => (19, 20, 1),
+        Family::Ip6 => (21, 22, 4),
+    };
+    let n = |attribute: u16, number: u32| (attribute, number.to_be_bytes().to_vec());
+    let at = |attribute: u16, register: u32| n(attribute, FIRST_REGISTER + register);
+    let named = |attribute: u16, name: &str| (attribute, [name.as_bytes(), &[0]].concat());
+    // Of the original direction, which is 0.
+    let ct = |key: u32, register: u32| ("ct", vec![at(1, register), n(2, key), (3, vec![0])]);
+    let (name, numbers) = match expression {
+        Expression::TransportProtocol { register } => ("meta", vec![at(1, *register), n(2, META_L4PROTO)]),
         Expression::Network { offset, length, register } => {
-            ("payload", vec![(1, at(register)), (2, NETWORK), (3, offset), (4, length)])
+            ("payload", vec![at(1, *register), n(2, NETWORK), n(3, *offset), n(4, *length)])
         }
         Expression::DestinationPort { register } => {
-            ("payload", vec![(1, at(register)), (2, TRANSPORT), (3, 2), (4, 2)])
+            ("payload", vec![at(1, *register), n(2, TRANSPORT), n(3, 2), n(4, 2)])
+        }
+        Expression::OriginalSource { register } => ct(ct_source, *register),
+        Expression::OriginalDestination { register } => ct(ct_destination, *register),
+        Expression::OriginalPort { register } => ct(CT_PROTO_DST, *register),
+        Expression::Update { map, value, timeout_ms } => {
+            let timeout = (6, timeout_ms.to_be_bytes().to_vec());
+            ("dynset", vec![named(1, map), n(3, UPDATE), at(4, 0), at(5, *value), timeout])
         }
         Expression::Random { count, offset, register } => {
-            ("numgen", vec![(1, at(register)), (2, count), (3, RANDOM), (4, offset)])
+            ("numgen", vec![at(1, *register), n(2, *count), n(3, RANDOM), n(4, *offset)])
         }
-        Expression::Lookup { .. } => ("lookup", vec![(2, at(0)), (3, at(0))]),
+        Expression::Lookup { map } => ("lookup", vec![named(1, map), at(2, 0), at(3, 0)]),
         Expression::TranslateDestination => {
-            let family = u32::from(family.number());
-            ("nat", vec![(1, DESTINATION), (2, family), (3, at(0)), (4, at(0)), (5, port), (6, port)])
+            let family = n(2, u32::from(family.number()));
+            ("nat", vec![n(1, DESTINATION), family, at(3, 0), at(4, 0), at(5, port), at(6, port)])
         }
     };
     put_text(bytes, EXPR_NAME, name);
     nest(bytes, EXPR_DATA, |bytes| {
-        if let Expression::Lookup { map } = expression {
-            put_text(bytes, 1, map);
-        }
-        numbers.iter().for_each(|(attribute, number)| put(bytes, *attribute, &number.to_be_bytes()));
+        numbers.iter().for_each(|(attribute, value)| put(bytes, *attribute, value));
     });
 }
 
