@@ -98,9 +98,10 @@ impl Asked<'_> {
         let now = jiff::Timestamp::now();
         match (self.resource.group.as_str(), self.resource.plural.as_str()) {
             ("", "pods") => {
+                let reader = crate::why::Reader::new(self.session);
                 self.each(async |pod: &Pod, events| {
                     let mut text = pod::describe(pod, events, now);
-                    if let Some(why) = crate::why::of_described(self.session, pod).await? {
+                    if let Some(why) = crate::why::of_described(&reader, pod).await? {
                         text.push_str(&why);
                     }
                     Ok(text)

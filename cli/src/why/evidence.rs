@@ -4,7 +4,6 @@ use super::reader::Reader;
 use crate::query;
 use crate::session::CallError;
 use jiff::Timestamp;
-use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{self as api, Event, Pod};
 use minik_placement::{Labels, Namespaces, NodeState};
 use std::collections::{BTreeMap, BTreeSet};
@@ -75,36 +74,10 @@ impl Evidence {
     }
 
     async fn around_unplaced(&mut self, reader: &Reader<'_>) -> Result<(), CallError> {
-        let (objects, namespaces) = reader.world().await?;
-        for node in &objects {
-            self.note_node(node);
-        }
-        let of = |node: &api::Node| {
-            let read = serde_json::to_value(node).and_then(serde_json::from_value::<minik_placement::Node>);
-            read.map(|node| NodeState::new(Arc::new(node)))
-        };
-        let nodes: Result<Vec<NodeState>, _> = objects.iter().map(of).collect();
-        self.nodes = nodes.map_err(|error| CallError::Garbled(error.to_string()))?;
-        for namespace in namespaces {
-            let labels = namespace.metadata.labels.unwrap_or_default();
-            let labels: Labels = labels.iter().map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect();
-            self.namespaces.set(namespace.metadata.name.unwrap_or_default().into(), labels);
-        }
-        for pod in reader.placed_pods().await? {
-            let pod = Arc::new(pod);
-            match &pod.node_name {
-                Some(name) => {
-                    if let Some(state) = self.nodes.iter_mut().find(|state| state.node.name == *name) {
-                        state.add(pod);
-                    }
-                }
-                None if pod.nominated_node_name.is_some() => self.nominated.push(pod),
-                None => {}
-            }
-        }
-        const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/kube-scheduler";
-        let lease: Option<Lease> = reader.find(LEASE).await?;
-        self.scheduler_renewed = lease.and_then(|lease| Some(lease.spec?.renew_time?.0));
+        let Around { nodes, not_ready, namespaces, nominated, scheduler_renewed } =
+            reader.around().await?.clone();
+        (self.nodes, self.not_ready, self.namespaces) = (nodes, not_ready, namespaces);
+        (self.nominated, self.scheduler_renewed) = (nominated, scheduler_renewed);
         Ok(())
     }
 
@@ -112,7 +85,7 @@ impl Evidence {
         let found: Option<api::Node> =
             reader.find(&format!("/api/v1/nodes/{}", minik_client::segment(node))).await?;
         self.node_exists = found.is_some();
-        found.iter().for_each(|node| self.note_node(node));
+        self.not_ready = found.iter().filter_map(not_ready).collect();
         let namespace = self.pod.metadata.namespace.clone().unwrap_or_default();
         let mut keys: BTreeMap<(&'static str, String), Option<BTreeSet<String>>> = BTreeMap::new();
         for reference in references(&self.pod) {
@@ -148,18 +121,64 @@ impl Evidence {
         }
         Ok(())
     }
+}
 
-    fn note_node(&mut self, node: &api::Node) {
-        let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref());
-        let ready = conditions.unwrap_or_default().iter().find(|one| one.type_ == "Ready");
-        let words = match ready {
-            Some(ready) if ready.status == "True" => return,
-            Some(ready) => ready.message.clone().filter(|words| !words.is_empty()),
-            None => Some("its kubelet has not reported yet".to_owned()),
+/// What Pods without a node are judged by.
+#[derive(Debug, Clone, Default)]
+pub struct Around {
+    nodes: Vec<NodeState>,
+    not_ready: BTreeMap<String, String>,
+    namespaces: Namespaces,
+    nominated: Vec<Arc<minik_placement::Pod>>,
+    scheduler_renewed: Option<Timestamp>,
+}
+
+impl Around {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When the server does not answer or refuses.
+    pub async fn read(reader: &Reader<'_>) -> Result<Around, CallError> {
+        let (objects, namespaces, pods, lease) = reader.world().await?;
+        let mut around = Around {
+            scheduler_renewed: lease.and_then(|lease| Some(lease.spec?.renew_time?.0)),
+            not_ready: objects.iter().filter_map(not_ready).collect(),
+            ..Around::default()
         };
-        let name = node.metadata.name.clone().unwrap_or_default();
-        self.not_ready.insert(name, words.unwrap_or_else(|| "its kubelet does not say why".into()));
+        for node in &objects {
+            let read = serde_json::to_value(node).and_then(serde_json::from_value::<minik_placement::Node>);
+            let node = read.map_err(|error| CallError::Garbled(error.to_string()))?;
+            around.nodes.push(NodeState::new(Arc::new(node)));
+        }
+        for namespace in namespaces {
+            let labels = namespace.metadata.labels.unwrap_or_default();
+            let labels: Labels = labels.iter().map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect();
+            around.namespaces.set(namespace.metadata.name.unwrap_or_default().into(), labels);
+        }
+        for pod in pods.into_iter().map(Arc::new) {
+            let state =
+                around.nodes.iter_mut().find(|state| pod.node_name.as_ref() == Some(&state.node.name));
+            match state {
+                Some(state) => state.add(pod),
+                None if pod.nominated_node_name.is_some() => around.nominated.push(pod),
+                None => {}
+            }
+        }
+        Ok(around)
     }
+}
+
+/// A node that is not ready, and why.
+fn not_ready(node: &api::Node) -> Option<(String, String)> {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref());
+    let ready = conditions.unwrap_or_default().iter().find(|one| one.type_ == "Ready");
+    let words = match ready {
+        Some(ready) if ready.status == "True" => return None,
+        Some(ready) => ready.message.clone().filter(|words| !words.is_empty()),
+        None => Some("its kubelet has not reported yet".to_owned()),
+    };
+    let name = node.metadata.name.clone().unwrap_or_default();
+    Some((name, words.unwrap_or_else(|| "its kubelet does not say why".into())))
 }
 
 /// Containers whose log tells why they ended, and whether that is of the run before.

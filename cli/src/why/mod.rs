@@ -24,9 +24,9 @@ use crate::{Failure, Globals};
 use diagnosis::Diagnosis;
 use evidence::Evidence;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
-use reader::Reader;
+pub use reader::Reader;
 use serde_json::json;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Arguments of `minikctl why`.
 #[derive(Debug, clap::Args)]
@@ -55,7 +55,7 @@ async fn execute(session: &Session, args: &Args, terminal: &mut Terminal<'_>) ->
     {
         named.insert(0, "pods".into());
     }
-    let (reader, mut answers) = (Reader(session), Vec::new());
+    let (reader, mut answers) = (Reader::new(session), Vec::new());
     for target in targets(&discovery, &named)? {
         let collection = target.resource.collection(&session.namespace);
         let mut names = target.names.clone();
@@ -63,7 +63,7 @@ async fn execute(session: &Session, args: &Args, terminal: &mut Terminal<'_>) ->
             names = reader.names(&collection).await?;
         }
         for name in names {
-            let (began, path) = (Instant::now(), target.resource.object(&session.namespace, &name));
+            let path = target.resource.object(&session.namespace, &name);
             let tagged = crate::resources::tagged(&target.resource, &name);
             let found = match (target.resource.group.as_str(), target.resource.plural.as_str()) {
                 ("", "pods") => of_pod(&reader, session.get(&path).await?).await?,
@@ -78,7 +78,7 @@ async fn execute(session: &Session, args: &Args, terminal: &mut Terminal<'_>) ->
                     return Err(Failure::new(format!("why does not know {kind}")).hint(hint));
                 }
             };
-            answers.push((tagged, found, began.elapsed()));
+            answers.push((tagged, found, reader.began.elapsed()));
         }
     }
     print(&answers, args, terminal)
@@ -109,14 +109,17 @@ fn print(
     Ok(())
 }
 
-/// The diagnosis at the end of a Pod's description, when it does not run.
+/// The diagnosis at the end of a Pod's description, when it does not run; none to a user who may not read what it is
+/// made from.
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn of_described(session: &Session, pod: &Pod) -> Result<Option<String>, CallError> {
-    let began = Instant::now();
-    let found = of_pod(&Reader(session), pod.clone()).await?;
-    Ok(found.map(|diagnosis| diagnosis.text(began.elapsed())))
+pub async fn of_described(reader: &Reader<'_>, pod: &Pod) -> Result<Option<String>, CallError> {
+    match of_pod(reader, pod.clone()).await {
+        Ok(found) => Ok(found.map(|diagnosis| diagnosis.text(reader.began.elapsed()))),
+        Err(error) if error.code() == Some(403) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Why a Pod does not run, if it does not.

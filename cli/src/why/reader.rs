@@ -1,25 +1,45 @@
 //! Reading the live state; what many Pods are judged by is read once.
 
+use super::evidence::Around;
 use crate::describe::List;
 use crate::query;
 use crate::session::{CallError, Session};
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Event, Namespace, Node};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use minik_client::segment;
+use minik_placement::Pod;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::time::Instant;
+use tokio::sync::OnceCell;
 
 /// What reads.
-pub struct Reader<'a>(pub &'a Session);
+pub struct Reader<'a> {
+    session: &'a Session,
+    around: OnceCell<Around>,
+    /// When it began: nothing that it has read is older.
+    pub began: Instant,
+}
 
-impl Reader<'_> {
-    /// An object, if it is there.
+impl<'a> Reader<'a> {
+    /// Nothing is read yet.
+    pub fn new(session: &'a Session) -> Reader<'a> {
+        Reader { session, around: OnceCell::new(), began: Instant::now() }
+    }
+
+    /// What Pods without a node are judged by.
     ///
     /// # Errors
     /// When the server does not answer or refuses; so it is with all here.
+    pub async fn around(&self) -> Result<&Around, CallError> {
+        self.around.get_or_try_init(|| Around::read(self)).await
+    }
+
+    /// An object, if it is there.
     pub async fn find<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, CallError> {
-        match self.0.get(path).await {
+        match self.session.get(path).await {
             Ok(found) => Ok(Some(found)),
             Err(error) if error.code() == Some(404) => Ok(None),
             Err(error) => Err(error),
@@ -28,7 +48,7 @@ impl Reader<'_> {
 
     /// All objects of a collection.
     pub async fn list<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, CallError> {
-        Ok(self.0.get::<List<T>>(path).await?.items)
+        Ok(self.session.get::<List<T>>(path).await?.items)
     }
 
     /// The names of all objects of a collection.
@@ -38,15 +58,17 @@ impl Reader<'_> {
         Ok(all.iter().filter_map(name).collect())
     }
 
-    /// Nodes, and namespaces.
-    pub async fn world(&self) -> Result<(Vec<Node>, Vec<Namespace>), CallError> {
-        futures::try_join!(self.list("/api/v1/nodes"), self.list("/api/v1/namespaces"))
-    }
-
-    /// The Pods that take something of a node, or will.
-    pub async fn placed_pods(&self) -> Result<Vec<minik_placement::Pod>, CallError> {
+    /// Nodes, namespaces, the Pods that take something of a node or will, and the scheduler's Lease.
+    pub async fn world(&self) -> Result<(Vec<Node>, Vec<Namespace>, Vec<Pod>, Option<Lease>), CallError> {
+        const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/kube-scheduler";
         let alive = [("fieldSelector", "status.phase!=Succeeded,status.phase!=Failed")];
-        self.list(&query::with("/api/v1/pods", &alive)).await
+        let pods = query::with("/api/v1/pods", &alive);
+        futures::try_join!(
+            self.list("/api/v1/nodes"),
+            self.list("/api/v1/namespaces"),
+            self.list(&pods),
+            self.find(LEASE)
+        )
     }
 
     /// The events about an object, the oldest first.
@@ -82,7 +104,7 @@ impl Reader<'_> {
 
     /// Text, whole.
     pub async fn text(&self, path: &str) -> Result<String, CallError> {
-        let mut stream = self.0.stream(path, "text/plain, application/json").await?;
+        let mut stream = self.session.stream(path, "text/plain, application/json").await?;
         let mut text = Vec::new();
         while let Some(bytes) = stream.chunk().await? {
             text.extend_from_slice(&bytes);

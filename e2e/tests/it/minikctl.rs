@@ -83,7 +83,6 @@ fn objects_are_made_shown_and_deleted_as_kubectl_shows_them() -> Result<()> {
         "get pods -o jsonpath={range.items[*]}{.metadata.name}{end}",
         "get pod web -o jsonpath={.spec.containers[*].image}",
         "get cm -o jsonpath={.items[?(@.metadata.name==\"settings\")].data.script}",
-        "describe pod web",
         "api-resources",
         "api-resources -o wide --namespaced=false",
         "get pods --field-selector status.phase=Running",
@@ -91,6 +90,13 @@ fn objects_are_made_shown_and_deleted_as_kubectl_shows_them() -> Result<()> {
         let (ours, theirs) = (minikctl(&cluster, words, "")?, cluster.kubectl_ok(words, "")?);
         assert_eq!(ageless(&ours), ageless(&theirs), "{words}");
     }
+    let (ours, theirs) =
+        (minikctl(&cluster, "describe pod web", "")?, cluster.kubectl_ok("describe pod web", "")?);
+    let why = ageless(&ours).strip_prefix(&ageless(&theirs)).map(str::to_owned);
+    ensure!(
+        why.as_ref().is_some_and(|why| why.starts_with("\nWhy Pending: ")),
+        "ours\n{ours}\ntheirs\n{theirs}"
+    );
     let late = cluster.minikctl(&["wait", "--for=condition=Ready", "pod/web", "--timeout=1s"])?;
     assert_eq!(
         (late.code, late.err.as_str()),

@@ -15,6 +15,8 @@ use std::time::Duration;
 
 /// How long a cause may take to show, or a Pod to run.
 const SOON: Duration = Duration::from_secs(40);
+/// How long a node may be silent until it counts as not ready, and some more.
+const STANDS_STILL: Duration = Duration::from_secs(90);
 const DEMO: &str = "minik.local/demo:1";
 
 /// Keeps the images in use, so that a node whose disk fills does not remove them.
@@ -158,25 +160,26 @@ fn each_cause_is_named_and_mended_as_suggested() -> Result<()> {
         }
     }
     ensure!(failed.is_empty(), "{}", failed.join("\n"));
-    scheduler_stops(&cluster)?;
+    stops(&cluster, "scheduler", "SchedulerNotRunning")?;
+    stops(&cluster, "kubelet", "NodeNotReady")?;
     cluster.finish()
 }
 
-/// A scheduler that stands still is named, and going on places the Pod.
-fn scheduler_stops(cluster: &TestCluster) -> Result<()> {
+/// A process of the cluster that stands still makes a cause, and going on mends it.
+fn stops(cluster: &TestCluster, process: &str, cause: &str) -> Result<()> {
     let status = cluster.minikctl(&["cluster", "status"])?;
-    let row = status.out.lines().find(|line| line.split_whitespace().any(|word| word == "scheduler"));
-    let numbers = row.unwrap_or_default().split_whitespace().filter_map(|word| word.parse::<u32>().ok());
-    let pid = numbers.max().with_context(|| format!("no pid of the scheduler: {status:?}"))?.to_string();
-    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: waits}\nspec: {containers: [{name: web, image: minik.local/demo:1}]}\n";
-    ensure!(Command::new("kill").args(["-STOP", &pid]).status()?.success());
+    let is_row = |line: &&str| line.split_whitespace().next().is_some_and(|name| name.ends_with(process));
+    let row = status.out.lines().find(is_row).unwrap_or_default();
+    let pid = row.split_whitespace().nth(1).with_context(|| format!("no pid of {process}: {status:?}"))?;
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: waits}\nspec: {terminationGracePeriodSeconds: 1, containers: [{name: web, image: minik.local/demo:1}]}\n";
+    ensure!(Command::new("kill").args(["-STOP", pid]).status()?.success());
     let found = shell(cluster, "minikctl apply", Some(text)).and_then(|()| {
-        eventually(SOON, || {
+        eventually(STANDS_STILL, || {
             let found = why(cluster, "pod/waits")?;
-            if names(&found, "SchedulerNotRunning") { Ok(()) } else { Err(found.to_string()) }
+            if names(&found, cause) { Ok(()) } else { Err(found.to_string()) }
         })
     });
-    ensure!(Command::new("kill").args(["-CONT", &pid]).status()?.success());
+    ensure!(Command::new("kill").args(["-CONT", pid]).status()?.success());
     found?;
     shell(cluster, "minikctl wait --for=condition=Ready pod/waits --timeout=40s", None)?;
     shell(cluster, "minikctl delete pod/waits --now", None)
