@@ -53,7 +53,7 @@ impl Load {
                     }
                     let asked = Instant::now();
                     let answer = ask(address);
-                    let mut tally = tally.lock().unwrap();
+                    let mut tally = tally.lock().expect("no other thread panicked");
                     tally.sent += 1;
                     match answer {
                         Ok(version) => *tally.versions.entry(version).or_default() += 1,
@@ -75,9 +75,9 @@ impl Load {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads {
             thread.thread().unpark();
-            thread.join().unwrap();
+            thread.join().expect("the load thread ended well");
         }
-        std::mem::take(&mut *self.tally.lock().unwrap())
+        std::mem::take(&mut *self.tally.lock().expect("no thread panicked"))
     }
 }
 

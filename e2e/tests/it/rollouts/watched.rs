@@ -69,8 +69,8 @@ impl Watched {
         let source =
             Source { label_selector: selector.to_owned(), ..Source::all("/api/v1/namespaces/default/pods") };
         let observer = seen.clone();
-        let builder =
-            Informer::builder(source).on_change(move |change| observer.lock().unwrap().observe(change));
+        let builder = Informer::builder(source)
+            .on_change(move |change| observer.lock().expect("no other thread panicked").observe(change));
         let informer = builder.informer();
         // It ends with the runtime, which `stop` ends.
         runtime.spawn(builder.run(client, Arc::new(SystemChance), Shutdown::new()));
@@ -81,6 +81,6 @@ impl Watched {
     /// What was seen so far.
     pub fn stop(self) -> Result<Seen> {
         self.runtime.shutdown_background();
-        Ok(std::mem::take(&mut *self.seen.lock().unwrap()))
+        Ok(std::mem::take(&mut *self.seen.lock().expect("the watch did not panic")))
     }
 }
