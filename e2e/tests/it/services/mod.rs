@@ -9,7 +9,7 @@ mod names;
 mod node_port;
 mod policies;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use minik_e2e::harness::{TestCluster, eventually, programs};
 use minik_e2e::images;
 use serde_json::Value;
@@ -35,6 +35,8 @@ pub struct World {
     pub web: Vec<Server>,
     /// The one on the first node.
     pub solo: Server,
+    /// All Services.
+    services: Vec<Value>,
 }
 
 impl World {
@@ -49,27 +51,35 @@ impl World {
             .iter()
             .map(|node| Ok((text(node, "/metadata/name")?, ip(node, "/status/addresses/0/address")?)))
             .collect::<Result<_>>()?;
-        let (first, _) = nodes.first().context("no node")?;
-        cluster.kubectl_ok("apply -f -", &include_str!("world.yaml").replace("NODE", first))?;
+        let [(first, _), (second, _)] = &nodes[..] else { bail!("not two nodes: {nodes:?}") };
+        cluster.kubectl_ok(
+            "apply -f -",
+            &include_str!("world.yaml").replace("FIRST", first).replace("SECOND", second),
+        )?;
         cluster.kubectl_ok("wait --for=condition=Available deployment/web --timeout=30s", "")?;
-        cluster.kubectl_ok("wait --for=condition=Ready pod/solo --timeout=30s", "")?;
+        cluster.kubectl_ok("wait --for=condition=Ready pod/solo pod/heir --timeout=30s", "")?;
         let web = servers(&cluster, "app=web")?;
         let solo = servers(&cluster, "app=solo")?.pop().context("no solo")?;
-        Ok(World { cluster, nodes, web, solo })
+        let services = items(&cluster, "services -A")?;
+        Ok(World { cluster, nodes, web, solo, services })
+    }
+
+    fn service(&self, name: &str) -> Result<&Value> {
+        let found = self.services.iter().find(|service| service["metadata"]["name"] == name);
+        found.with_context(|| format!("no Service {name}"))
     }
 
     /// The cluster IP of a Service.
     pub fn address(&self, service: &str) -> Result<IpAddr> {
-        Ok(self
-            .cluster
-            .kubectl_ok(&format!("get service {service} -o jsonpath={{.spec.clusterIP}}"), "")?
-            .parse()?)
+        ip(self.service(service)?, "/spec/clusterIP")
     }
 
     /// The node port of a Service's named port.
     pub fn node_port(&self, service: &str, port: &str) -> Result<u16> {
-        let path = format!("'{{.spec.ports[?(@.name==\"{port}\")].nodePort}}'");
-        Ok(self.cluster.kubectl_ok(&format!("get service {service} -o jsonpath={path}"), "")?.parse()?)
+        let ports = self.service(service)?["spec"]["ports"].as_array();
+        let found = ports.into_iter().flatten().find(|one| one["name"] == port);
+        let number = found.and_then(|port| port["nodePort"].as_u64());
+        Ok(number.with_context(|| format!("no node port of {port} of {service}"))?.try_into()?)
     }
 
     /// All servers.
@@ -92,7 +102,7 @@ fn ip(object: &Value, at: &str) -> Result<IpAddr> {
 }
 
 /// The Pods that a selector fits and that are not about to end.
-pub fn servers(cluster: &TestCluster, selector: &str) -> Result<Vec<Server>> {
+fn servers(cluster: &TestCluster, selector: &str) -> Result<Vec<Server>> {
     let pods = items(cluster, &format!("pods -l {selector}"))?;
     let staying = pods.iter().filter(|pod| pod.pointer("/metadata/deletionTimestamp").is_none());
     staying
@@ -119,7 +129,7 @@ fn services_of_every_form_are_reached_from_everywhere() -> Result<()> {
         ensure!(world.web.iter().any(|server| server.node == *node), "none on {node}: {:?}", world.web);
     }
     type Check = fn(&World) -> Result<()>;
-    let checks: [(&str, Check); 9] = [
+    let checks: [(&str, Check); 10] = [
         ("cluster IPs", cluster_ip::every_client_reaches_every_server),
         ("the source's address", cluster_ip::servers_see_the_address_of_the_pod),
         ("session affinity", cluster_ip::a_client_stays_with_its_server),
@@ -129,6 +139,7 @@ fn services_of_every_form_are_reached_from_everywhere() -> Result<()> {
         ("internal traffic policy", policies::internal_traffic_stays_on_the_node),
         ("external traffic policy", policies::external_traffic_keeps_its_source),
         ("names", names::every_form_resolves_from_pods),
+        ("the end of a DNS server", names::a_killed_server_is_replaced),
     ];
     // All of them tell: one cluster is paid for once.
     let failed: Vec<String> = checks

@@ -23,14 +23,29 @@ pub fn every_form_resolves_from_pods(world: &World) -> Result<()> {
         get((pod.ip, 8080).into(), "/connect?to=web:80")
             .with_context(|| format!("{} to web:80", pod.name))?;
     }
-    let dns: IpAddr = world
-        .cluster
-        .kubectl_ok("get service kube-dns -n kube-system -o jsonpath={.spec.clusterIP}", "")?
-        .parse()?;
+    let dns = world.address("kube-dns")?;
     for pod in [&world.web[0], &world.web[1], &world.web[2], &world.solo] {
         asked(world, From::Pod(pod), (dns, 53).into(), web)?;
     }
     Ok(())
+}
+
+/// The next one listens at another port, and nobody has to be told.
+pub fn a_killed_server_is_replaced(world: &World) -> Result<()> {
+    let unit = format!("pids/{}-dns.json", world.solo.node);
+    let path = world.cluster.cluster()?.layout().run.join(unit);
+    let process = || -> Result<u64> {
+        let text = std::fs::read_to_string(&path)?;
+        let written: serde_json::Value = serde_json::from_str(&text)?;
+        written["pid"].as_u64().context("no pid")
+    };
+    let before = process()?;
+    std::process::Command::new("kill").args(["-9", &before.to_string()]).status()?;
+    reached("another process", || {
+        ensure!(process()? != before, "it is still {before}");
+        Ok(())
+    })?;
+    reached("names again", || looked_up(&world.solo, "web")).map(drop)
 }
 
 /// The addresses that a Pod's own resolver finds.
