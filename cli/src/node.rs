@@ -142,12 +142,12 @@ async fn remove(mut cluster: Cluster, name: &str) -> Result<(), Failure> {
     }
     let is_known = nodes(&cluster).await?.iter().any(|node| node.metadata.name.as_deref() == Some(name));
     progress.step(&format!("Removing the node {name}"));
-    match cluster.remove_node(name).await {
+    let is_dead = match cluster.remove_node(name).await {
         // One on another machine, or one whose object only was left behind.
-        Err(Error::NodeUnknown { .. }) if is_known => {}
-        other => other?,
-    }
-    cluster.forget_node(name).await?;
+        Err(Error::NodeUnknown { .. }) if is_known => false,
+        other => other.map(|()| true)?,
+    };
+    cluster.forget_node(name, is_dead).await?;
     progress.done(&format!("The node {name} is removed"));
     Ok(())
 }

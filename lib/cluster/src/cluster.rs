@@ -11,7 +11,7 @@ use crate::supervise::control::{self, Ask, Report, Reports};
 use crate::supervise::process::{Process, boot_id};
 use crate::{host, network, node, pki};
 use jiff::Timestamp;
-use minik_client::{ServerAccess, call};
+use minik_client::{PartialObject, ServerAccess, call};
 use rustix::fd::OwnedFd;
 use rustix::process::Signal;
 use std::collections::BTreeSet;
@@ -368,16 +368,25 @@ impl Cluster {
         Ok(())
     }
 
-    /// Deletes what the API keeps of a node: its object, and what its DNS published. Controllers see to its Pods.
+    /// Deletes what the API keeps of a node: its object, what its DNS published, and, where it is known that nothing runs
+    /// there any more, its Pods, so that others take their places at once. Else controllers see to them in their time.
     ///
     /// # Errors
     /// When the server refuses or cannot be reached.
-    pub async fn forget_node(&self, name: &str) -> Result<()> {
+    pub async fn forget_node(&self, name: &str, is_dead: bool) -> Result<()> {
         let client = minik_client::connect(&self.admin()?, "default")?;
         let slice =
             format!("/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices/kube-dns-{name}");
-        for path in [format!("/api/v1/nodes/{name}"), slice] {
-            match call::delete(&client, &path, &serde_json::json!({})).await {
+        let mut paths = vec![format!("/api/v1/nodes/{name}"), slice];
+        if is_dead {
+            let query = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{name}");
+            let pods: List<PartialObject> = call::get(&client, &query).await?;
+            paths.extend(pods.items.iter().map(|pod| {
+                format!("/api/v1/namespaces/{}/pods/{}", pod.metadata.namespace, pod.metadata.name)
+            }));
+        }
+        for path in paths {
+            match call::delete(&client, &path, &serde_json::json!({"gracePeriodSeconds": 0})).await {
                 Err(error) if call::refusal(&error) != Some(404) => return Err(error.into()),
                 _ => {}
             }
@@ -432,6 +441,12 @@ impl Cluster {
         };
         Ok(Status { config: self.config.clone(), report })
     }
+}
+
+/// A list, as far as it is read.
+#[derive(serde::Deserialize)]
+struct List<T> {
+    items: Vec<T>,
 }
 
 fn remove_all(dir: &Path) -> Result<()> {

@@ -9,17 +9,41 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::net::UdpSocket;
 
-/// How long an answer is waited for before the question is asked again, and the pause after a refusal.
+/// How long an answer is waited for.
+const ANSWER_WITHIN: Duration = Duration::from_millis(100);
+/// The least pause between two questions: a refusal comes at once.
 const AGAIN_AFTER: Duration = Duration::from_millis(10);
 const ID: [u8; 2] = *b"mk";
 /// Where a message's answers are counted, and how long its head is.
 const ANSWERS: std::ops::Range<usize> = 6..8;
 
-/// Returns when the server has answered a client in the network namespace of this pin.
+/// Returns when the server has answered a client in the network namespace of this pin. Each question has a socket of its
+/// own: the kernel remembers where it sent the packets of one before.
 ///
 /// # Errors
 /// When no socket can be opened there.
 pub(crate) async fn until_answered(pin: &Path, server: IpAddr) -> Result<()> {
+    let question = question(&format!("kubernetes.default.svc.{DOMAIN}"));
+    loop {
+        let deadline = tokio::time::Instant::now() + AGAIN_AFTER;
+        let socket = open(pin).await?;
+        let asked = async {
+            // Connected: a refusal is told at once.
+            socket.connect(SocketAddr::new(server, 53)).await?;
+            socket.send(&question).await?;
+            let mut answer = [0; 512];
+            let length = socket.recv(&mut answer).await?;
+            Ok::<_, std::io::Error>(is_answer(&answer[..length]))
+        };
+        // What was refused, lost or is late is asked again.
+        if let Ok(Ok(true)) = tokio::time::timeout(ANSWER_WITHIN, asked).await {
+            return Ok(());
+        }
+        tokio::time::sleep_until(deadline).await;
+    }
+}
+
+async fn open(pin: &Path) -> Result<UdpSocket> {
     let open = || -> std::io::Result<std::net::UdpSocket> {
         let socket = std::net::UdpSocket::bind(("0.0.0.0", 0))?;
         socket.set_nonblocking(true)?;
@@ -28,20 +52,7 @@ pub(crate) async fn until_answered(pin: &Path, server: IpAddr) -> Result<()> {
     let pin = pin.to_owned();
     let opened = tokio::task::spawn_blocking(move || Ok::<_, Error>(NetNs::open(pin)?.run(open)?));
     let opened = opened.await.map_err(std::io::Error::other).map_err(system("open a socket"))??;
-    let socket = opened.and_then(UdpSocket::from_std).map_err(system("open a socket on a node"))?;
-    let question = question(&format!("kubernetes.default.svc.{DOMAIN}"));
-    loop {
-        // What is not delivered now is asked again below.
-        let _ = socket.send_to(&question, SocketAddr::new(server, 53)).await;
-        let deadline = tokio::time::Instant::now() + AGAIN_AFTER;
-        let mut answer = [0; 512];
-        if let Ok(Ok(length)) = tokio::time::timeout_at(deadline, socket.recv(&mut answer)).await
-            && is_answer(&answer[..length])
-        {
-            return Ok(());
-        }
-        tokio::time::sleep_until(deadline).await;
-    }
+    opened.and_then(UdpSocket::from_std).map_err(system("open a socket on a node"))
 }
 
 /// A message that asks for the IPv4 address of a name.
