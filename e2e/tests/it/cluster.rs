@@ -156,3 +156,29 @@ fn data_in_etcd_outlives_the_cluster() -> Result<()> {
     assert_eq!(cluster.kubectl_ok("get configmap kept -o jsonpath={.data.a}", "")?, "b");
     cluster.finish()
 }
+
+#[test]
+fn of_several_control_planes_any_may_die() -> Result<()> {
+    let etcd = Etcd::start()?;
+    let flags = ["--etcd-servers", &etcd.url, "--control-planes", "2", "--fake-nodes", "1"];
+    let cluster = TestCluster::up_with(0, &flags)?;
+    for (index, killed) in ["apiserver", "apiserver-1", "apiserver"].iter().enumerate() {
+        let path = cluster.cluster()?.layout().run.join(format!("pids/{killed}.json"));
+        let value: serde_json::Value = serde_json::from_slice(&std::fs::read(path)?)?;
+        std::process::Command::new("kill").args(["-9", &value["pid"].to_string()]).status()?;
+        cluster.kubectl_ok(&format!("create configmap kept-{index} --from-literal=a=b"), "")?;
+    }
+    let names = cluster.kubectl_ok("get configmaps -o name", "")?;
+    assert_eq!(names.matches("kept-").count(), 3, "{names}");
+    let said = cluster.minikctl(&["cluster", "up", "--control-planes", "3"])?;
+    assert!(said.code == 1 && said.err.contains("exists with 2 control planes"), "{said:?}");
+    cluster.finish()
+}
+
+#[test]
+fn several_control_planes_need_a_store_to_share() -> Result<()> {
+    let cluster = TestCluster::up(0)?;
+    let said = cluster.minikctl(&["cluster", "up", "--name", "two", "--nodes", "0", "--control-planes", "2"])?;
+    assert!(said.code == 1 && said.err.contains("need an etcd cluster"), "{said:?}");
+    cluster.finish()
+}

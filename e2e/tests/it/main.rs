@@ -6,6 +6,7 @@ mod host_ports;
 mod images;
 mod kubectl;
 mod minikctl;
+mod nodes;
 mod pending;
 mod pods;
 mod recorded_pods;
