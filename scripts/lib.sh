@@ -66,16 +66,18 @@ dist_target() {
 dist_profile=${MINIK_DIST_PROFILE:-dist}
 dist_folder() { echo "$target/$(dist_target)/$dist_profile"; }
 
-# Builds the programs as they are released (or, with MINIK_DIST_PROFILE=dist-quick, sooner and slower).
+# Builds the programs as they are released; sets RUSTFLAGS for what else is built like them (or, with MINIK_DIST_PROFILE=dist-quick, sooner and slower).
 build_dist() {
     local musl
     musl=$(uname -m)-unknown-linux-musl
     if [ ! -d "$(rustc --print sysroot)/lib/rustlib/$musl" ] && command -v rustup >/dev/null; then
         rustup target add "$musl" >&2 || say "no $musl to be had; linking the C library statically"
     fi
+    # At a fixed address nothing is relocated when a process starts: a cluster's processes share those pages of the program.
+    export RUSTFLAGS="${RUSTFLAGS:-} -C relocation-model=static"
     case $(dist_target) in
     *musl) need musl-tools musl-gcc ;;
-    *) export RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" ;;
+    *) RUSTFLAGS="$RUSTFLAGS -C target-feature=+crt-static" ;;
     esac
     cargo build --quiet --profile "$dist_profile" --target "$(dist_target)" -p minik -p minik-cli -p minik-shim -p minik-demo
 }
