@@ -178,7 +178,8 @@ fn of_several_control_planes_any_may_die() -> Result<()> {
 #[test]
 fn several_control_planes_need_a_store_to_share() -> Result<()> {
     let cluster = TestCluster::up(0)?;
-    let said = cluster.minikctl(&["cluster", "up", "--name", "two", "--nodes", "0", "--control-planes", "2"])?;
+    let said =
+        cluster.minikctl(&["cluster", "up", "--name", "two", "--nodes", "0", "--control-planes", "2"])?;
     assert!(said.code == 1 && said.err.contains("need an etcd cluster"), "{said:?}");
     cluster.finish()
 }
