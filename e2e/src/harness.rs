@@ -152,7 +152,21 @@ impl TestCluster {
     /// # Errors
     /// As [`TestCluster::up`].
     pub fn up_with(nodes: u8, flags: &[&str]) -> Result<TestCluster> {
+        TestCluster::up_beside(nodes, flags, || Ok(())).map(|(cluster, ())| cluster)
+    }
+
+    /// The same, beside something that the test makes on the machine while no other cluster runs. Bound in this order it
+    /// also goes before another runs; see [`TestCluster::finish_beside`].
+    ///
+    /// # Errors
+    /// As [`TestCluster::up`], and those of `make`.
+    pub fn up_beside<T>(
+        nodes: u8,
+        flags: &[&str],
+        make: impl FnOnce() -> Result<T>,
+    ) -> Result<(TestCluster, T)> {
         let lock = Lock::take()?;
+        let beside = make()?;
         let dir = tempfile::Builder::new().prefix("minik-e2e-").tempdir()?;
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let name = format!("e2e{}-{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
@@ -164,7 +178,7 @@ impl TestCluster {
         args.extend(flags);
         let said = cluster.minikctl(&args)?;
         ensure!(said.code == 0, "cluster up failed: {}", said.err);
-        Ok(cluster)
+        Ok((cluster, beside))
     }
 
     /// Starts one with a node that has the image [`images::BUSYBOX`].
@@ -275,7 +289,21 @@ impl TestCluster {
     ///
     /// # Errors
     /// When something is left, or the deletion fails.
-    pub fn finish(mut self) -> Result<()> {
+    pub fn finish(self) -> Result<()> {
+        self.finish_beside(())
+    }
+
+    /// The same; what the test made beside it goes before another cluster runs.
+    ///
+    /// # Errors
+    /// As [`TestCluster::finish`].
+    pub fn finish_beside<T>(mut self, beside: T) -> Result<()> {
+        let compared = self.end();
+        drop(beside);
+        compared
+    }
+
+    fn end(&mut self) -> Result<()> {
         self.finished = true;
         let said = self.minikctl(&["cluster", "delete"])?;
         ensure!(said.code == 0, "cluster delete failed: {}", said.err);

@@ -156,10 +156,20 @@ pub(crate) async fn run_with(
     let pods =
         Informer::<PodObject>::builder(Source::fields("/api/v1/pods", format!("spec.nodeName={node_name}")))
             .on_change(move |_| notify.notify_one());
-    let nodes = Informer::<NodeObject>::builder(Source::fields(
-        "/api/v1/nodes",
-        format!("metadata.name={node_name}"),
-    ));
+    let (told, mut told_seen) = watch::channel(NodeUpdate::default());
+    let teller = told.clone();
+    let own_node = Source::fields("/api/v1/nodes", format!("metadata.name={node_name}"));
+    // A range is given to the node after it has registered.
+    let nodes = Informer::<NodeObject>::builder(own_node).on_change(move |change| {
+        let range = &change.object().pod_cidr;
+        teller.send_if_modified(|told| {
+            let changed = range.is_some() && told.pod_cidr != *range;
+            if changed {
+                told.pod_cidr.clone_from(range);
+            }
+            changed
+        });
+    });
     let services = Informer::<ServiceObject>::builder(Source::all("/api/v1/services"));
     let objects = Arc::new(Objects::new(client.clone(), config.clock.clone()));
     let mailboxes = Mailboxes::default();
@@ -182,7 +192,6 @@ pub(crate) async fn run_with(
     });
     let (pods_seen, nodes_seen) = (pods.informer(), nodes.informer());
     let (health, health_seen) = watch::channel(HealthLook::first(&*runtime).await);
-    let (told, mut told_seen) = watch::channel(NodeUpdate::default());
     let (served, served_seen) = watch::channel(!config.certificates.server);
     let certificates = Keeper {
         config: config.certificates.clone(),

@@ -14,8 +14,6 @@ use minik_component::Chance;
 use minik_storage::{Expect, StorageError};
 use serde_json::Value;
 
-/// Letters of generated names: no vowels, so that no words come out; nothing that looks like another.
-const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 /// Letters that are added to a generated name.
 const ADDED: usize = 5;
 /// The longest prefix that is kept.
@@ -31,11 +29,7 @@ pub fn generate_name(prefix: &str, chance: &dyn Chance) -> String {
     while !prefix.is_char_boundary(end) {
         end -= 1;
     }
-    let mut name = prefix[..end].to_owned();
-    for _ in 0..ADDED {
-        name.push(LETTERS[chance.below(LETTERS.len() as u64) as usize] as char);
-    }
-    name
+    format!("{}{}", &prefix[..end], chance.letters(ADDED))
 }
 
 impl Api {

@@ -45,11 +45,9 @@ impl Template {
         let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         let collisions = collisions.to_le_bytes();
         let mut hash = self.text.bytes().chain(collisions).fold(0xcbf2_9ce4_8422_2325, step);
-        // Letters and digits that make no words.
-        const LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
         let mut name = String::new();
         for _ in 0..10 {
-            name.push(char::from(LETTERS[(hash % 27) as usize]));
+            name.push(char::from(minik_component::LETTERS[(hash % 27) as usize]));
             hash /= 27;
         }
         name

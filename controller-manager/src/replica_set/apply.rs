@@ -10,6 +10,14 @@ use minik_component::chain;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Letters that are added to a name, and how much of what stands before them is kept: as the server does it.
+const ADDED: usize = 5;
+const PREFIX: usize = 63 - ADDED;
+/// Tries to create a Pod, and the pause after the first.
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(100);
 
 impl ReplicaSets {
     /// Creates Pods in batches that double, so that what fails for all fails for few.
@@ -25,7 +33,7 @@ impl ReplicaSets {
         let (mut left, mut size) = (count, 1);
         while left > 0 {
             let batch = size.min(left);
-            let posted = (0..batch).map(|_| call::post::<PartialObject>(&self.client, &path, &body));
+            let posted = (0..batch).map(|_| self.create_one(&path, &body));
             let mut failed = None;
             for result in join_all(posted).await {
                 match result {
@@ -50,6 +58,36 @@ impl ReplicaSets {
             size *= 2;
         }
         Ok(())
+    }
+
+    /// Creates a Pod. When no answer says what became of it, it is asked for again under the same name: one Pod too many
+    /// would be as wrong as one too few.
+    async fn create_one(&self, path: &str, body: &Value) -> Result<PartialObject, ClientError> {
+        let mut body = body.clone();
+        let mut name = self.name_of(&body);
+        let (mut tries, mut unsure) = (0, false);
+        loop {
+            body["metadata"]["name"] = name.clone().into();
+            let posted = call::post::<PartialObject>(&self.client, path, &body).await;
+            let Err(error) = posted else { return posted };
+            tries += 1;
+            match call::refusal(&error) {
+                // It was created after all; what is read has the name.
+                Some(409) if unsure => return call::get(&self.client, &format!("{path}/{name}")).await,
+                Some(409) if tries < TRIES => name = self.name_of(&body),
+                None | Some(500..) if tries < TRIES => {
+                    unsure = true;
+                    tokio::time::sleep(PAUSE * tries).await;
+                }
+                _ => return Err(error),
+            }
+        }
+    }
+
+    fn name_of(&self, body: &Value) -> String {
+        let prefix = body["metadata"]["generateName"].as_str().unwrap_or_default();
+        // Names of ReplicaSets are names of domains, and those are of plain letters.
+        format!("{}{}", prefix.get(..prefix.len().min(PREFIX)).unwrap_or(prefix), self.chance.letters(ADDED))
     }
 
     pub(super) async fn delete(

@@ -16,7 +16,7 @@ use crate::setup::Setup;
 use crate::watches::Caches;
 use crate::worker::{Controller, gone_is_fine, queue};
 use minik_client::{Change, ClientError, Done, EventRecorder, ObjectKey, WorkQueue, call};
-use minik_component::Clock;
+use minik_component::{Chance, Clock};
 use plan::{Failure, Plan, Snapshot};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -25,6 +25,7 @@ struct ReplicaSets {
     client: kube::Client,
     caches: Caches,
     clock: Arc<dyn Clock>,
+    chance: Arc<dyn Chance>,
     recorder: EventRecorder,
     expectations: Arc<Expectations>,
 }
@@ -49,6 +50,7 @@ pub fn set_up(setup: &mut Setup) {
         client,
         caches: setup.caches.clone(),
         clock: setup.config.clock.clone(),
+        chance: setup.config.chance.clone(),
         expectations,
     };
     setup.controller(controller, queue);

@@ -169,6 +169,8 @@ impl Elsewhere {
         let mut here = Netlink::open()?;
         let veth = Veth { name: &other.link, peer: "up0", peer_netns: Some(&there), ..Veth::default() };
         let index = here.add_veth(&veth)?;
+        // Its own address of version 6 would come a moment later, and look like something left behind.
+        std::fs::write(format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", other.link), "1")?;
         let cidr = |address: &str| format!("{address}/24").parse::<Cidr>();
         here.add_address(index, cidr(HERE)?)?;
         let mut inside = Netlink::open_in(&there)?;
@@ -209,8 +211,7 @@ impl Drop for Elsewhere {
 
 #[test]
 fn a_machine_joins_from_a_network_of_its_own_and_leaves() -> Result<()> {
-    let far = Elsewhere::new()?;
-    let cluster = TestCluster::up_with(1, &["--api-address", HERE])?;
+    let (cluster, far) = TestCluster::up_beside(1, &["--api-address", HERE], Elsewhere::new)?;
     let token = cluster.minikctl(&["node", "token", "create", "--ttl", "1h"])?;
     ensure!(token.code == 0, "{token:?}");
     let join = token.out.trim().strip_prefix("minik ").context("no command")?.to_owned();
@@ -271,5 +272,5 @@ fn a_machine_joins_from_a_network_of_its_own_and_leaves() -> Result<()> {
         inside.lines().filter(|line| !line.starts_with("lo") && !line.starts_with("up0")).count() == 1,
         "{inside}"
     );
-    cluster.finish()
+    cluster.finish_beside(far)
 }

@@ -54,6 +54,8 @@ pub struct NodeObject {
     pub meta: Meta,
     /// What placement reads.
     pub placement: Arc<minik_placement::Node>,
+    /// The range of its Pods, once it has one.
+    pub pod_cidr: Option<String>,
 }
 
 impl<'de> Deserialize<'de> for NodeObject {
@@ -61,11 +63,18 @@ impl<'de> Deserialize<'de> for NodeObject {
         #[derive(Deserialize)]
         struct WithMeta {
             metadata: Meta,
+            #[serde(default)]
+            spec: WithRange,
+        }
+        #[derive(Default, Deserialize)]
+        struct WithRange {
+            #[serde(rename = "podCIDR")]
+            pod_cidr: Option<String>,
         }
         let raw = Box::<RawValue>::deserialize(deserializer)?;
-        let WithMeta { metadata } = serde_json::from_str(raw.get()).map_err(D::Error::custom)?;
+        let WithMeta { metadata, spec } = serde_json::from_str(raw.get()).map_err(D::Error::custom)?;
         let placement = serde_json::from_str(raw.get()).map_err(D::Error::custom)?;
-        Ok(NodeObject { meta: metadata, placement: Arc::new(placement) })
+        Ok(NodeObject { meta: metadata, placement: Arc::new(placement), pod_cidr: spec.pod_cidr })
     }
 }
 

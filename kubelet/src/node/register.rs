@@ -122,6 +122,7 @@ impl NodeKeeper {
         let pod_cidr = node.spec.as_ref().and_then(|spec| spec.pod_cidr.clone());
         let uid = node.metadata.uid.clone();
         self.told.send_if_modified(|told| {
+            let pod_cidr = pod_cidr.or(told.pod_cidr.take());
             let changed = told.pod_cidr != pod_cidr || told.uid != uid;
             (told.pod_cidr, told.uid) = (pod_cidr, uid);
             changed

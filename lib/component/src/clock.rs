@@ -35,6 +35,9 @@ impl Clock for SystemClock {
     }
 }
 
+/// What generated names are made of.
+pub const LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+
 /// A source of chance.
 pub trait Chance: Send + Sync {
     /// Sixty-four random bits.
@@ -43,6 +46,11 @@ pub trait Chance: Send + Sync {
     /// A number below `end`, which is above zero.
     fn below(&self, end: u64) -> u64 {
         self.bits() % end.max(1)
+    }
+
+    /// Letters and digits of which no words come out, and of which none looks like another: for generated names.
+    fn letters(&self, count: usize) -> String {
+        (0..count).map(|_| char::from(LETTERS[self.below(LETTERS.len() as u64) as usize])).collect()
     }
 
     /// A number from 0 up to, without, 1.

@@ -14,7 +14,7 @@ mod shutdown;
 mod telemetry;
 pub mod tls;
 
-pub use clock::{Chance, Clock, SeededChance, SystemChance, SystemClock};
+pub use clock::{Chance, Clock, LETTERS, SeededChance, SystemChance, SystemClock};
 pub use exit::{chain, exit_code};
 pub use shutdown::Shutdown;
 pub use telemetry::{LogFormat, TelemetryFlags};

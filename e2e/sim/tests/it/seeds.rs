@@ -20,6 +20,8 @@ const QUIET: Duration = Duration::from_secs(30);
 fn parts() -> Parts {
     let fake = minik_fake_nodes::Config {
         nodes: NODES,
+        // Often enough that no node counts as lost, whatever happens to single renewals.
+        lease_renewal: Duration::from_secs(5),
         capacity: "cpu=4,memory=8Gi,pods=20".parse().unwrap(),
         rules: minik_fake_nodes::Rules::parse(
             "rules:\n- {startAfter: 0.5, readyAfter: 0.5, stopAfter: 1, jitter: 2}\n",
