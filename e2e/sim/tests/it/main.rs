@@ -1,4 +1,4 @@
-//! Recorded behaviour of a stock cluster, and worlds of chance, in the simulated cluster. Its time is paused (`start_paused`):
+//! Recorded behaviour of a stock cluster, held against the simulated one. Its time is paused (`start_paused`):
 //! sleeping lets everybody come to rest.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should stop
@@ -6,7 +6,6 @@
 mod deployments;
 mod endpoints;
 mod scheduling;
-mod seeds;
 mod service_ranges;
 
 use serde_json::Value;
