@@ -82,6 +82,11 @@ fn what_is_served_is_found_and_explained() -> Result<()> {
     let other = cluster.kubectl("auth can-i create pods --as=system:serviceaccount:default:default")?;
     ensure!(other.code == 1 && other.out.trim() == "no", "{other:?}");
     says(&cluster, "auth whoami", "", &["kubernetes-admin", "system:masters"])?;
+    let role = "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {name: reader, namespace: default}\n\
+                rules: [{apiGroups: [''], resources: [pods], verbs: [get]}]\n";
+    for _ in 0..2 {
+        says(&cluster, "auth reconcile -f -", role, &["role.rbac.authorization.k8s.io/reader reconciled"])?;
+    }
     let top = cluster.kubectl("top nodes")?;
     ensure!(top.code == 1 && top.err.contains("error: Metrics API not available"), "{top:?}");
     cluster.finish()
