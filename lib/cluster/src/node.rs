@@ -22,7 +22,7 @@ use rustix::mount::{
 };
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitOptions, waitpid};
-use rustix::thread::{UnshareFlags, unshare_unsafe};
+use rustix::thread::{CpuSet, UnshareFlags, sched_getaffinity, sched_setaffinity, unshare_unsafe};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -54,31 +54,48 @@ pub(crate) fn build(layout: &NodeLayout, name: &str, cgroups: &Cgroups) -> Resul
     File::create(&pin).map_err(file("create", &pin))?;
     let net = NetNs::open(layout.pin("net"))?;
     let (tell, told) = mpsc::channel::<String>();
-    let (release, released) = mpsc::channel::<()>();
+    let (answer, answers) = mpsc::channel::<bool>();
     std::thread::scope(|scope| {
         // In the node's network, because /sys shows that of who mounts it.
         let maker = scope.spawn(|| {
             net.run(move || {
-                // SAFETY: the thread is new and ends here; its file descriptors stay shared.
-                unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.map_err(system("make a mount namespace"))?;
-                plan.mount_all()?;
-                let own = format!("/proc/self/task/{}/ns/mnt", rustix::thread::gettid().as_raw_nonzero());
-                // Whoever waits for it is there until this thread has ended.
-                let _ = tell.send(own);
-                let _ = released.recv();
+                for cpu in cpus()? {
+                    sched_setaffinity(None, &cpu).map_err(system("choose a CPU"))?;
+                    // SAFETY: the thread is new and ends here; its file descriptors stay shared.
+                    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }
+                        .map_err(system("make a mount namespace"))?;
+                    let own = format!("/proc/self/task/{}/ns/mnt", rustix::thread::gettid().as_raw_nonzero());
+                    // Whoever pins it is there until this thread has ended.
+                    let _ = tell.send(own);
+                    if answers.recv() == Ok(true) {
+                        return plan.mount_all();
+                    }
+                }
                 Ok::<_, Error>(())
             })
         });
         // Pinned from outside: seen from inside, it would be mounted in itself.
-        let pinned = match told.recv() {
-            Ok(own) => mount_bind(own, &pin).map_err(file("pin", &pin)),
-            // The maker has failed and says why.
-            Err(_) => Ok(()),
-        };
-        drop(release);
+        let mut pinned = Ok(());
+        for own in told {
+            pinned = mount_bind(own, &pin).map_err(file("pin", &pin));
+            // A maker that has failed says why.
+            let _ = answer.send(pinned.is_ok());
+        }
         maker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))??;
         pinned
     })
+}
+
+/// The CPUs that this thread may run on, one by one. A mount namespace can be pinned only in an older one, and Linux counts
+/// ages for each CPU apart: one made on the CPU of the older is younger.
+fn cpus() -> Result<Vec<CpuSet>> {
+    let allowed = sched_getaffinity(None).map_err(system("ask for the CPUs"))?;
+    let one = |cpu| {
+        let mut set = CpuSet::new();
+        set.set(cpu);
+        set
+    };
+    Ok((0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).map(one).collect())
 }
 
 /// What is mounted where, decided before anything is covered.
