@@ -168,8 +168,11 @@ mod tests {
     fn a_node_that_is_cleared_for_another_is_taken() {
         let nodes = [node("a", "2")];
         let waiting = pod("w", asks("2"), json!({"nominatedNodeName": "a"}));
-        let world =
-            World { nodes: &nodes, namespaces: &Namespaces::default(), nominated: std::slice::from_ref(&waiting) };
+        let world = World {
+            nodes: &nodes,
+            namespaces: &Namespaces::default(),
+            nominated: std::slice::from_ref(&waiting),
+        };
         let other = pod("o", asks("1"), json!({}));
         assert_eq!(
             Judge::new(&other, world).judge().message(1),
