@@ -26,7 +26,7 @@ pub struct Args {
     #[arg(long, action = ArgAction::Set, default_value_t = true, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     wait: bool,
     /// How long to wait; 0 waits as long as it takes
-    #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = wait::duration)]
+    #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = minik_component::duration)]
     timeout: Duration,
     /// Seconds that they are given to end
     #[arg(long, default_value_t = -1, value_name = "SECONDS", allow_negative_numbers = true, hide_default_value = true)]

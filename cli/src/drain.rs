@@ -49,7 +49,7 @@ pub struct Args {
     #[arg(long, default_value_t = -1, value_name = "SECONDS", allow_negative_numbers = true, hide_default_value = true)]
     grace_period: i64,
     /// How long to wait; 0 waits as long as it takes
-    #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = wait::duration)]
+    #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = minik_component::duration)]
     timeout: Duration,
     /// Only Pods with these labels
     #[arg(long, default_value = "", value_name = "SELECTOR", hide_default_value = true)]

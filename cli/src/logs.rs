@@ -3,7 +3,7 @@
 use crate::resources::targets;
 use crate::session::{Session, Stream};
 use crate::terminal::Terminal;
-use crate::{Failure, Globals, query, wait};
+use crate::{Failure, Globals, query};
 use minik_client::segment;
 use serde_json::Value;
 use std::time::Duration;
@@ -37,7 +37,7 @@ pub struct Args {
     #[arg(long, value_name = "LINES", allow_negative_numbers = true)]
     tail: Option<i64>,
     /// Only what was written since so long ago
-    #[arg(long, value_name = "DURATION", value_parser = wait::duration, conflicts_with = "since_time")]
+    #[arg(long, value_name = "DURATION", value_parser = minik_component::duration, conflicts_with = "since_time")]
     since: Option<Duration>,
     /// Only what was written since then, in RFC 3339
     #[arg(long, value_name = "TIME", default_value = "", hide_default_value = true)]

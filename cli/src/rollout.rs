@@ -47,7 +47,7 @@ enum What {
         #[arg(short, long, action = ArgAction::Set, default_value_t = true, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
         watch: bool,
         /// How long to wait; 0 waits as long as it takes
-        #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = wait::duration)]
+        #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = minik_component::duration)]
         timeout: Duration,
         /// Fail when another revision rolls out than this one
         #[arg(long, default_value_t = 0, value_name = "N", hide_default_value = true)]

@@ -6,6 +6,7 @@ use crate::place::Place;
 use crate::session::{Event, Session, parse};
 use crate::terminal::Terminal;
 use crate::{Failure, Globals, query};
+use minik_component::duration;
 use serde_json::Value;
 use std::time::Duration;
 
@@ -98,32 +99,6 @@ impl What {
             What::Delete => false,
         }
     }
-}
-
-/// A duration such as `30s`, `1m30s`, or seconds.
-///
-/// # Errors
-/// When it is none.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    let bad = || format!("{text:?} is no duration: write 30s or 1m30s");
-    if let Ok(seconds) = text.parse() {
-        return Ok(Duration::from_secs(seconds));
-    }
-    let (mut rest, mut sum) = (text, Duration::ZERO);
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?;
-        let count: u32 = rest[..end].parse().map_err(|_| bad())?;
-        let (unit, length) = match &rest[end..] {
-            unit if unit.starts_with("ms") => (Duration::from_millis(1), 2),
-            unit if unit.starts_with('s') => (Duration::from_secs(1), 1),
-            unit if unit.starts_with('m') => (Duration::from_secs(60), 1),
-            unit if unit.starts_with('h') => (Duration::from_secs(3600), 1),
-            _ => return Err(bad()),
-        };
-        sum += unit.checked_mul(count).ok_or_else(bad)?;
-        rest = &rest[end + length..];
-    }
-    if text.is_empty() { Err(bad()) } else { Ok(sum) }
 }
 
 fn signed_duration(text: &str) -> Result<Duration, String> {

@@ -4,7 +4,7 @@ use crate::certificates::{Authority, AuthorityError};
 use crate::node_ipam::Ranges;
 use clap::{ArgAction, Args};
 use minik_client::{ClientError, ElectorConfig, Identity, Kubeconfig, ServerAccess, connect_as};
-use minik_component::{Chance, Clock, SystemChance, SystemClock, TelemetryFlags};
+use minik_component::{Chance, Clock, SystemChance, SystemClock, TelemetryFlags, duration};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -94,29 +94,6 @@ pub struct Flags {
     #[command(flatten)]
     #[allow(missing_docs)] // the text would become a flag's help
     pub telemetry: TelemetryFlags,
-}
-
-/// A duration as upstream writes it (`50s`, `1m30s`, `100ms`), or seconds.
-fn duration(text: &str) -> Result<Duration, String> {
-    let bad = || format!("{text:?} is no duration: write 50s or 1m30s");
-    if let Ok(seconds) = text.parse() {
-        return Ok(Duration::from_secs(seconds));
-    }
-    let (mut rest, mut sum) = (text, Duration::ZERO);
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?;
-        let count: u32 = rest[..end].parse().map_err(|_| bad())?;
-        let units = [
-            ("ms", Duration::from_millis(1)),
-            ("s", Duration::from_secs(1)),
-            ("m", Duration::from_secs(60)),
-            ("h", Duration::from_secs(3600)),
-        ];
-        let unit = units.iter().find(|(unit, _)| rest[end..].starts_with(unit)).ok_or_else(bad)?;
-        sum += unit.1.checked_mul(count).ok_or_else(bad)?;
-        rest = &rest[end + unit.0.len()..];
-    }
-    if text.is_empty() { Err(bad()) } else { Ok(sum) }
 }
 
 /// A flag that cannot be used. Final.
@@ -310,23 +287,6 @@ impl Default for Config {
             clock: Arc::new(SystemClock::default()),
             chance: Arc::new(SystemChance),
             metrics: prometheus::Registry::new(),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_read_as_upstream_writes_them() {
-        let ms = |text| duration(text).map(|duration| duration.as_millis());
-        assert_eq!(ms("50s"), Ok(50_000));
-        assert_eq!(ms("1m30s"), Ok(90_000));
-        assert_eq!(ms("100ms"), Ok(100));
-        assert_eq!(ms("7"), Ok(7_000));
-        for bad in ["", "s", "1x", "1m3", "-1s"] {
-            assert!(duration(bad).is_err(), "{bad}");
         }
     }
 }

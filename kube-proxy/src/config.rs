@@ -1,7 +1,7 @@
 //! Flags by upstream's names, and what they mean.
 
 use clap::{ArgAction, Args};
-use minik_component::{Chance, Clock, SystemChance, SystemClock, TelemetryFlags};
+use minik_component::{Chance, Clock, SystemChance, SystemClock, TelemetryFlags, duration};
 use minik_net::nftables::Family;
 use minik_net::{Cidr, NetNs};
 use std::net::SocketAddr;
@@ -67,21 +67,6 @@ fn node_ports(text: &str) -> Result<NodePorts, String> {
             .map(NodePorts::Range)
             .map_err(|_| format!("{text:?} is neither \"primary\" nor a range")),
     }
-}
-
-/// A duration as upstream writes it: a number and `ms`, `s`, `m` or `h`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let bad = || format!("{text:?} is no duration, such as 1s or 500ms");
-    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
-    let number: f64 = text[..split].parse().map_err(|_| bad())?;
-    let unit = match &text[split..] {
-        "ms" => 0.001,
-        "s" | "" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        _ => return Err(bad()),
-    };
-    Duration::try_from_secs_f64(number * unit).map_err(|_| bad())
 }
 
 impl Flags {

@@ -8,6 +8,7 @@
 //! Invariants: nothing here knows a service or Kubernetes objects; time and chance are values that are passed in.
 
 mod clock;
+mod duration;
 mod exit;
 pub mod ops;
 mod shutdown;
@@ -15,6 +16,7 @@ mod telemetry;
 pub mod tls;
 
 pub use clock::{Chance, Clock, LETTERS, SeededChance, SystemChance, SystemClock};
+pub use duration::duration;
 pub use exit::{chain, exit_code};
 pub use shutdown::Shutdown;
 pub use telemetry::{LogFormat, TelemetryFlags};
