@@ -90,7 +90,7 @@ fn mount_token(spec: &mut Value, attributes: &Attributes<'_>) {
     let named = list(spec, "/volumes").map(|volume| text(volume, "/name"));
     let existing = named.into_iter().find(|name| name.starts_with(VOLUME_PREFIX)).map(str::to_owned);
     let volume =
-        existing.clone().unwrap_or_else(|| crate::verbs::generate_name(VOLUME_PREFIX, attributes.chance));
+        existing.clone().unwrap_or_else(|| minik_component::generate_name(VOLUME_PREFIX, attributes.chance));
     let mut needed = false;
     for containers in ["initContainers", "containers"] {
         for container in spec.get_mut(containers).and_then(Value::as_array_mut).into_iter().flatten() {

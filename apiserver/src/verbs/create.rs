@@ -10,27 +10,14 @@ use crate::object::Object;
 use crate::wire;
 use crate::world::store_error;
 use minik_apimachinery::{defaults, time};
-use minik_component::Chance;
+use minik_component::{Chance, generate_name};
 use minik_storage::{Expect, StorageError};
 use serde_json::Value;
 
-/// Letters that are added to a generated name.
-const ADDED: usize = 5;
-/// The longest prefix that is kept.
-const PREFIX: usize = 63 - ADDED;
 /// Tries to find a free generated name.
 const TRIES: usize = 8;
 /// Tries to claim an address or port before other servers do.
 const CLAIMS: usize = 200;
-
-/// A name from a prefix.
-pub fn generate_name(prefix: &str, chance: &dyn Chance) -> String {
-    let mut end = prefix.len().min(PREFIX);
-    while !prefix.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}{}", &prefix[..end], chance.letters(ADDED))
-}
 
 impl Api {
     /// Makes an object. The target has a name only when a PUT or apply makes what is not there.

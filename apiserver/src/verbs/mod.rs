@@ -5,7 +5,6 @@
 
 mod change;
 pub(crate) use change::Made;
-pub(crate) use create::generate_name;
 mod create;
 mod delete;
 mod evict;

@@ -6,15 +6,12 @@ use crate::objects::{Object, PodObject, ReplicaSetObject};
 use crate::worker::is_terminating;
 use futures::future::join_all;
 use minik_client::{ClientError, EventType, PartialObject, call};
-use minik_component::chain;
+use minik_component::{chain, generate_name};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Letters that are added to a name, and how much of what stands before them is kept: as the server does it.
-const ADDED: usize = 5;
-const PREFIX: usize = 63 - ADDED;
 /// Tries to create a Pod, and the pause after the first.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(100);
@@ -64,7 +61,8 @@ impl ReplicaSets {
     /// would be as wrong as one too few.
     async fn create_one(&self, path: &str, body: &Value) -> Result<PartialObject, ClientError> {
         let mut body = body.clone();
-        let mut name = self.name_of(&body);
+        let prefix = body["metadata"]["generateName"].as_str().unwrap_or_default().to_owned();
+        let mut name = generate_name(&prefix, &*self.chance);
         let (mut tries, mut unsure) = (0, false);
         loop {
             body["metadata"]["name"] = name.clone().into();
@@ -74,7 +72,7 @@ impl ReplicaSets {
             match call::refusal(&error) {
                 // It was created after all; what is read has the name.
                 Some(409) if unsure => return call::get(&self.client, &format!("{path}/{name}")).await,
-                Some(409) if tries < TRIES => name = self.name_of(&body),
+                Some(409) if tries < TRIES => name = generate_name(&prefix, &*self.chance),
                 None | Some(500..) if tries < TRIES => {
                     unsure = true;
                     tokio::time::sleep(PAUSE * tries).await;
@@ -82,12 +80,6 @@ impl ReplicaSets {
                 _ => return Err(error),
             }
         }
-    }
-
-    fn name_of(&self, body: &Value) -> String {
-        let prefix = body["metadata"]["generateName"].as_str().unwrap_or_default();
-        // Names of ReplicaSets are names of domains, and those are of plain letters.
-        format!("{}{}", prefix.get(..prefix.len().min(PREFIX)).unwrap_or(prefix), self.chance.letters(ADDED))
     }
 
     pub(super) async fn delete(

@@ -35,8 +35,19 @@ impl Clock for SystemClock {
     }
 }
 
-/// What generated names are made of.
+/// Letters and digits of which no words come out, and of which none looks like another: generated names end with some.
 pub const LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+/// How many of them.
+const ADDED: usize = 5;
+/// How much of what stands before them is kept: then the name is one of 63, as labels of DNS demand.
+const PREFIX: usize = 63 - ADDED;
+
+/// A name from a prefix (`metadata.generateName`), by chance.
+pub fn generate_name(prefix: &str, chance: &dyn Chance) -> String {
+    let kept = &prefix[..prefix.floor_char_boundary(PREFIX)];
+    let letter = |_| char::from(LETTERS[chance.below(LETTERS.len() as u64) as usize]);
+    kept.chars().chain((0..ADDED).map(letter)).collect()
+}
 
 /// A source of chance.
 pub trait Chance: Send + Sync {
@@ -46,11 +57,6 @@ pub trait Chance: Send + Sync {
     /// A number below `end`, which is above zero.
     fn below(&self, end: u64) -> u64 {
         self.bits() % end.max(1)
-    }
-
-    /// Letters and digits of which no words come out, and of which none looks like another: for generated names.
-    fn letters(&self, count: usize) -> String {
-        (0..count).map(|_| char::from(LETTERS[self.below(LETTERS.len() as u64) as usize])).collect()
     }
 
     /// A number from 0 up to, without, 1.

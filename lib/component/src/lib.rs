@@ -15,7 +15,7 @@ mod shutdown;
 mod telemetry;
 pub mod tls;
 
-pub use clock::{Chance, Clock, LETTERS, SeededChance, SystemChance, SystemClock};
+pub use clock::{Chance, Clock, LETTERS, SeededChance, SystemChance, SystemClock, generate_name};
 pub use duration::duration;
 pub use exit::{chain, exit_code};
 pub use shutdown::Shutdown;
