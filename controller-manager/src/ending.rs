@@ -1,9 +1,9 @@
 //! Ends Pods that nobody else ends, or that must leave their node.
 
 use crate::objects::{Object, PodObject};
-use crate::worker::gone_is_fine;
 use jiff::Timestamp;
 use minik_client::ClientError;
+use minik_client::call::gone_is_fine;
 use minik_client::call::{self, PatchKind};
 use serde_json::{Value, json};
 

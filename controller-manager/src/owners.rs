@@ -3,7 +3,7 @@
 //! (<https://kubernetes.io/docs/concepts/workloads/controllers/replicaset/#how-a-replicaset-works>).
 
 use crate::objects::Object;
-use crate::worker::gone_is_fine;
+use minik_client::call::gone_is_fine;
 use minik_client::call::{self, PatchKind};
 use minik_client::{ClientError, Meta, PartialObject};
 use minik_placement::Selector;

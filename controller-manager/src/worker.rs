@@ -99,14 +99,6 @@ fn outcome<C: Controller>(key: &C::Key, result: Result<Done, ClientError>) -> Do
     }
 }
 
-/// Success, where what was to be changed is gone.
-pub fn gone_is_fine<T>(result: Result<T, ClientError>) -> Result<(), ClientError> {
-    match result {
-        Err(error) if call::refusal(&error) == Some(404) => Ok(()),
-        other => other.map(drop),
-    }
-}
-
 /// Creates what a namespace shall have; fine when it is there already, or the namespace is gone or going.
 pub async fn create_missing(client: &kube::Client, path: &str, object: &Value) -> Result<(), ClientError> {
     match call::post::<Value>(client, path, object).await {

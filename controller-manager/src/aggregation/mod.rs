@@ -4,8 +4,9 @@
 use crate::objects::ClusterRoleObject;
 use crate::setup::Setup;
 use crate::watches::Caches;
-use crate::worker::{Controller, gone_is_fine, queue};
+use crate::worker::{Controller, queue};
 use k8s_openapi::api::rbac::v1::PolicyRule;
+use minik_client::call::gone_is_fine;
 use minik_client::call::{self, PatchKind};
 use minik_client::{ClientError, Done, ObjectKey, segment};
 use serde_json::{Value, json};

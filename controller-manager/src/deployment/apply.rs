@@ -7,7 +7,8 @@ use crate::objects::{
     Annotations, DeploymentObject, DeploymentStatus, Object, ReplicaSetObject, TEMPLATE_HASH, status_update,
     whole_seconds,
 };
-use crate::worker::{gone_is_fine, is_terminating};
+use crate::worker::is_terminating;
+use minik_client::call::gone_is_fine;
 use minik_client::call::{self, PatchKind};
 use minik_client::{ClientError, EventType};
 use minik_component::chain;

@@ -11,7 +11,8 @@ use crate::objects::{
 };
 use crate::setup::Setup;
 use crate::watches::Caches;
-use crate::worker::{Controller, gone_is_fine, queue};
+use crate::worker::{Controller, queue};
+use minik_client::call::gone_is_fine;
 use minik_client::{
     Change, ClientError, Discovery, Done, EventRecorder, EventType, Meta, ObjectKey, OwnerRef, Projection,
     call,

@@ -3,8 +3,9 @@
 use crate::objects::{Object, PodObject, whole_seconds};
 use crate::setup::Setup;
 use crate::watches::Caches;
-use crate::worker::{Controller, gone_is_fine, queue};
+use crate::worker::{Controller, queue};
 use jiff::Timestamp;
+use minik_client::call::gone_is_fine;
 use minik_client::call::{self, PatchKind};
 use minik_client::{ClientError, Done, ObjectKey};
 use minik_component::Clock;

@@ -3,8 +3,9 @@
 use super::Shared;
 use super::graph::{FOREGROUND, Identity, ORPHAN, Uid, View, Work};
 use super::plan::{self, Live, Owner, Plan};
-use crate::worker::{Controller, gone_is_fine};
+use crate::worker::Controller;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use minik_client::call::gone_is_fine;
 use minik_client::call::{self, PatchKind};
 use minik_client::{ClientError, Discovery, Done, Resource};
 use serde::Deserialize;

@@ -14,7 +14,8 @@ use crate::objects::{Object, PodObject, ReplicaSetObject, status_update, whole_s
 use crate::owners::claim;
 use crate::setup::Setup;
 use crate::watches::Caches;
-use crate::worker::{Controller, gone_is_fine, queue};
+use crate::worker::{Controller, queue};
+use minik_client::call::gone_is_fine;
 use minik_client::{Change, ClientError, Done, EventRecorder, ObjectKey, WorkQueue, call};
 use minik_component::{Chance, Clock};
 use plan::{Failure, Plan, Snapshot};

@@ -4,7 +4,8 @@
 use crate::objects::{Content, NamespaceObject};
 use crate::setup::Setup;
 use crate::watches::Caches;
-use crate::worker::{Controller, create_missing, gone_is_fine};
+use crate::worker::{Controller, create_missing};
+use minik_client::call::gone_is_fine;
 use minik_client::{ClientError, Done, ObjectKey, call};
 use serde_json::{Value, json};
 

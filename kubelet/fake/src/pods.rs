@@ -4,7 +4,7 @@ use crate::addresses::{self, Addresses};
 use crate::config::Config;
 use crate::life::{self, FakePod, Place, Stage, Step};
 use crate::nodes;
-use minik_client::call::{self, PatchKind};
+use minik_client::call::{self, PatchKind, gone_is_fine};
 use minik_client::{Change, ClientError, Done, Informer, ObjectKey, WorkQueue, segment};
 use minik_component::chain;
 use serde_json::json;
@@ -94,7 +94,7 @@ impl Pods {
             Step::Remove => {
                 let only = json!({"uid": pod.metadata.uid});
                 let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0, "preconditions": only});
-                gone_is_fine(call::delete(&self.client, &path, &options).await)
+                gone_is_fine(call::delete(&self.client, &path, &options).await).map(|()| Done::Ok)
             }
             Step::Become(stage) => {
                 let Some(place) = self.place(&pod, node) else {
@@ -109,7 +109,7 @@ impl Pods {
                 let path = format!("{path}/status");
                 let patch =
                     call::patch::<serde_json::Value>(&self.client, &path, PatchKind::Strategic, &change);
-                gone_is_fine(patch.await)
+                gone_is_fine(patch.await).map(|()| Done::Ok)
             }
         }
     }
@@ -134,13 +134,5 @@ impl Pods {
             false => self.memory().addresses.of(&pod.metadata.uid)?.to_string(),
         };
         Some(Place { pod: own, host })
-    }
-}
-
-/// Success, where the Pod is gone.
-fn gone_is_fine<T>(result: Result<T, ClientError>) -> Result<Done, ClientError> {
-    match result {
-        Err(error) if call::refusal(&error) == Some(404) => Ok(Done::Ok),
-        other => other.map(|_| Done::Ok),
     }
 }

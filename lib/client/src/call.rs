@@ -110,6 +110,17 @@ pub fn refusal(error: &ClientError) -> Option<u16> {
     }
 }
 
+/// Success, where what was to be changed is gone.
+///
+/// # Errors
+/// All others.
+pub fn gone_is_fine<T>(result: Result<T, ClientError>) -> Result<(), ClientError> {
+    match result {
+        Err(error) if refusal(&error) == Some(404) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
 fn body(object: &impl Serialize) -> Result<Vec<u8>, ClientError> {
     serde_json::to_vec(object).map_err(|error| ClientError::Call(kube::Error::SerdeError(error)))
 }
