@@ -12,7 +12,7 @@ mod sign;
 #[cfg(test)]
 mod tests;
 
-use crate::objects::{Annotated, Annotations, Object, status_update, whole_seconds};
+use crate::objects::{Annotated, Annotations, Condition, Object, status_update, whole_seconds};
 use crate::setup::Setup;
 use crate::watches::Caches;
 use crate::worker::{Controller, queue};
@@ -68,31 +68,10 @@ pub struct CsrSpec {
 #[serde(default)]
 pub struct CsrStatus {
     /// Approved, Denied, Failed.
-    pub conditions: Vec<CsrCondition>,
+    pub conditions: Vec<Condition>,
     /// The certificate: PEM in base64.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate: Option<Arc<str>>,
-}
-
-/// What was decided on a request.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct CsrCondition {
-    /// Approved, Denied or Failed.
-    #[serde(rename = "type")]
-    pub kind: Arc<str>,
-    /// `True`.
-    pub status: Arc<str>,
-    /// Why.
-    pub reason: Arc<str>,
-    /// In words.
-    pub message: Arc<str>,
-    /// When.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_update_time: Option<jiff::Timestamp>,
-    /// When its status changed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_transition_time: Option<jiff::Timestamp>,
 }
 
 #[derive(Deserialize)]
@@ -113,7 +92,7 @@ impl From<Wire> for CsrObject {
 
 impl CsrObject {
     /// A condition that is met.
-    fn condition(&self, kind: &str) -> Option<&CsrCondition> {
+    fn condition(&self, kind: &str) -> Option<&Condition> {
         self.status.conditions.iter().find(|one| &*one.kind == kind && &*one.status == "True")
     }
 }
@@ -248,13 +227,14 @@ impl Certificates {
         tracing::info!(request = %csr.metadata.name, kind, message, "decided on a request for a certificate");
         let now = Some(whole_seconds(self.clock.now()));
         let mut status = csr.status.clone();
-        status.conditions.push(CsrCondition {
+        status.conditions.push(Condition {
             kind: kind.into(),
             status: "True".into(),
             reason: reason.into(),
             message: message.into(),
             last_update_time: now,
             last_transition_time: now,
+            last_heartbeat_time: None,
         });
         self.write(csr, subresource, &status).await
     }

@@ -96,7 +96,7 @@ impl<'de, A: DeserializeOwned + Default> Deserialize<'de> for Annotated<A> {
     }
 }
 
-/// A condition of a Node, a Namespace, a Deployment or a ReplicaSet.
+/// A condition of a Node, a Namespace, a Deployment, a ReplicaSet or a CertificateSigningRequest.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Condition {
@@ -109,7 +109,7 @@ pub struct Condition {
     pub reason: Arc<str>,
     /// In words.
     pub message: Arc<str>,
-    /// When it was last looked at, for those of Deployments.
+    /// When it was last looked at, for those of Deployments and CertificateSigningRequests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_update_time: Option<jiff::Timestamp>,
     /// When its status changed.
