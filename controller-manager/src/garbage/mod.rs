@@ -92,9 +92,9 @@ pub fn set_up(setup: &mut Setup, departures: Departures) {
         departures,
         complete: watch::Sender::new(false),
     });
-    listen(&mut setup.watches, &shared);
+    let watched = listen(&mut setup.watches, &shared);
     let monitors = monitors::Monitors::new(
-        shared.clone(),
+        (shared.clone(), watched),
         setup.client.clone(),
         setup.config.chance.clone(),
         setup.shutdown.clone(),
@@ -104,29 +104,32 @@ pub fn set_up(setup: &mut Setup, departures: Departures) {
     setup.controller(apply::Collector::new(shared, client), queue);
 }
 
-/// Kinds that other controllers watch already.
-const WATCHED: [(&str, &str); 7] = [
-    ("v1", "Namespace"),
-    ("v1", "ServiceAccount"),
-    ("v1", "ConfigMap"),
-    ("v1", "Pod"),
-    ("v1", "Node"),
-    ("coordination.k8s.io/v1", "Lease"),
-    ("rbac.authorization.k8s.io/v1", "ClusterRole"),
-];
+/// A kind, by its group and version.
+type ApiKind = (&'static str, &'static str);
 
-/// Listens to the watches that are there already.
-fn listen(watches: &mut Watches, shared: &Arc<Shared>) {
-    fn add<T: Projection>(informer: &mut InformerBuilder<T>, shared: &Arc<Shared>, at: usize) {
-        let (api_version, kind): (Arc<str>, Arc<str>) = (WATCHED[at].0.into(), WATCHED[at].1.into());
+/// Listens to the watches that are there already, and says of which kinds they are.
+fn listen(watches: &mut Watches, shared: &Arc<Shared>) -> Vec<ApiKind> {
+    fn add<T: Projection>(informer: &mut InformerBuilder<T>, shared: &Arc<Shared>, of: ApiKind) -> ApiKind {
+        let (api_version, kind): (Arc<str>, Arc<str>) = (of.0.into(), of.1.into());
         let shared = shared.clone();
         informer.add_handler(move |change| shared.observe(&api_version, &kind, change));
+        of
     }
-    add(&mut watches.namespaces, shared, 0);
-    add(&mut watches.service_accounts, shared, 1);
-    add(&mut watches.config_maps, shared, 2);
-    add(&mut watches.pods, shared, 3);
-    add(&mut watches.nodes, shared, 4);
-    add(&mut watches.leases, shared, 5);
-    add(&mut watches.cluster_roles, shared, 6);
+    vec![
+        add(&mut watches.namespaces, shared, ("v1", "Namespace")),
+        add(&mut watches.service_accounts, shared, ("v1", "ServiceAccount")),
+        add(&mut watches.config_maps, shared, ("v1", "ConfigMap")),
+        add(&mut watches.pods, shared, ("v1", "Pod")),
+        add(&mut watches.nodes, shared, ("v1", "Node")),
+        add(&mut watches.services, shared, ("v1", "Service")),
+        add(&mut watches.endpoints, shared, ("v1", "Endpoints")),
+        add(&mut watches.deployments, shared, ("apps/v1", "Deployment")),
+        add(&mut watches.replica_sets, shared, ("apps/v1", "ReplicaSet")),
+        add(&mut watches.disruption_budgets, shared, ("policy/v1", "PodDisruptionBudget")),
+        add(&mut watches.signing_requests, shared, ("certificates.k8s.io/v1", "CertificateSigningRequest")),
+        add(&mut watches.service_cidrs, shared, ("networking.k8s.io/v1", "ServiceCIDR")),
+        add(&mut watches.ip_addresses, shared, ("networking.k8s.io/v1", "IPAddress")),
+        add(&mut watches.leases, shared, ("coordination.k8s.io/v1", "Lease")),
+        add(&mut watches.cluster_roles, shared, ("rbac.authorization.k8s.io/v1", "ClusterRole")),
+    ]
 }

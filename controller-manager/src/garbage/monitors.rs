@@ -1,6 +1,6 @@
 //! A metadata watch for every kind that can be deleted, as discovery tells them.
 
-use super::{Shared, WATCHED};
+use super::{ApiKind, Shared};
 use minik_client::{Discovery, Informer, Meta, Projection, Resource, Source};
 use minik_component::{Chance, Shutdown, chain};
 use serde::Deserialize;
@@ -45,6 +45,8 @@ struct Monitor {
 /// All watches.
 pub struct Monitors {
     shared: Arc<Shared>,
+    /// Kinds that others watch already.
+    watched: Vec<ApiKind>,
     client: kube::Client,
     chance: Arc<dyn Chance>,
     shutdown: Shutdown,
@@ -60,14 +62,22 @@ pub fn followed(discovery: &Discovery) -> BTreeSet<Resource> {
 }
 
 impl Monitors {
-    /// None runs yet.
+    /// None runs yet; `watched` are kinds that others watch already.
     pub fn new(
-        shared: Arc<Shared>,
+        (shared, watched): (Arc<Shared>, Vec<ApiKind>),
         client: kube::Client,
         chance: Arc<dyn Chance>,
         shutdown: Shutdown,
     ) -> Monitors {
-        Monitors { shared, client, chance, shutdown, running: BTreeMap::new(), tasks: JoinSet::new() }
+        Monitors {
+            shared,
+            watched,
+            client,
+            chance,
+            shutdown,
+            running: BTreeMap::new(),
+            tasks: JoinSet::new(),
+        }
     }
 
     /// Follows discovery until the end is asked for.
@@ -93,7 +103,8 @@ impl Monitors {
 
     async fn follow(&mut self, discovery: Discovery) {
         let wanted = followed(&discovery);
-        let known = |one: &Resource| WATCHED.contains(&(one.api_version().as_str(), one.kind.as_str()));
+        let watched = &self.watched;
+        let known = |one: &Resource| watched.contains(&(one.api_version().as_str(), one.kind.as_str()));
         // What is not described for now is still there.
         let stale = |one: &Resource| discovery.stale.contains(&one.api_version());
         let lost: Vec<Resource> =
