@@ -173,13 +173,23 @@ impl<'a> Pod<'a> {
         must: &str,
         holds: impl Fn(&Value) -> bool,
     ) -> Option<Violation> {
+        violation(reason, self.container_details(must, holds).into_iter().collect())
+    }
+
+    /// A violation of the Pod itself, or of containers, of which something holds.
+    fn of_pod_and_containers(
+        &self,
+        reason: &'static str,
+        must: &str,
+        holds: impl Fn(&Value) -> bool,
+    ) -> Option<Violation> {
+        let of_pod = holds(&self.tree["spec"]).then(|| format!("pod {must}"));
+        violation(reason, of_pod.into_iter().chain(self.container_details(must, holds)).collect())
+    }
+
+    fn container_details(&self, must: &str, holds: impl Fn(&Value) -> bool) -> Option<String> {
         let names = self.which(holds);
-        let details = if names.is_empty() {
-            Vec::new()
-        } else {
-            vec![format!("{} {must}", named("container", &names))]
-        };
-        violation(reason, details)
+        (!names.is_empty()).then(|| format!("{} {must}", named("container", &names)))
     }
 
     fn is_windows(&self) -> bool {
@@ -381,15 +391,7 @@ impl<'a> Pod<'a> {
         }
         const MUST: &str = "must not set securityContext.seccompProfile.type to \"Unconfined\"";
         let is = |object: &Value| text(object, "/securityContext/seccompProfile/type") == "Unconfined";
-        let mut details = Vec::new();
-        if is(&self.tree["spec"]) {
-            details.push(format!("pod {MUST}"));
-        }
-        let names = self.which(is);
-        if !names.is_empty() {
-            details.push(format!("{} {MUST}", named("container", &names)));
-        }
-        violation("seccompProfile", details)
+        self.of_pod_and_containers("seccompProfile", MUST, is)
     }
 
     fn seccomp_missing(&self) -> Option<Violation> {
@@ -437,15 +439,7 @@ impl<'a> Pod<'a> {
         let is = |object: &Value| {
             object.pointer("/securityContext/windowsOptions/hostProcess") == Some(&Value::Bool(true))
         };
-        let mut details = Vec::new();
-        if is(&self.tree["spec"]) {
-            details.push(format!("pod {MUST}"));
-        }
-        let names = self.which(is);
-        if !names.is_empty() {
-            details.push(format!("{} {MUST}", named("container", &names)));
-        }
-        violation("hostProcess", details)
+        self.of_pod_and_containers("hostProcess", MUST, is)
     }
 
     fn escalation(&self) -> Option<Violation> {
@@ -513,15 +507,7 @@ impl<'a> Pod<'a> {
         }
         let is =
             |object: &Value| object.pointer("/securityContext/runAsUser").and_then(Value::as_i64) == Some(0);
-        let mut details = Vec::new();
-        if is(&self.tree["spec"]) {
-            details.push("pod must not set runAsUser=0".to_owned());
-        }
-        let names = self.which(is);
-        if !names.is_empty() {
-            details.push(format!("{} must not set runAsUser=0", named("container", &names)));
-        }
-        violation("runAsUser=0", details)
+        self.of_pod_and_containers("runAsUser=0", "must not set runAsUser=0", is)
     }
 }
 
