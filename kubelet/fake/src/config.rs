@@ -26,10 +26,10 @@ pub struct Flags {
     pub rules: Option<PathBuf>,
     /// What a node has
     #[arg(long, default_value = "cpu=32,memory=256Gi,ephemeral-storage=1Ti,pods=110", value_name = "LIST")]
-    pub node_capacity: Capacity,
+    pub node_capacity: Pairs,
     /// Labels of the nodes, in addition to their own
     #[arg(long, default_value = "", value_name = "LIST")]
-    pub node_labels: Capacity,
+    pub node_labels: Pairs,
     /// Time between two renewals of a node's Lease, in seconds
     #[arg(long, default_value_t = 25, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub node_lease_renewal: u64,
@@ -43,17 +43,17 @@ pub struct Flags {
 
 /// Names with values, `name=value,...`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Capacity(pub BTreeMap<String, String>);
+pub struct Pairs(pub BTreeMap<String, String>);
 
-impl std::str::FromStr for Capacity {
+impl std::str::FromStr for Pairs {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Capacity, String> {
+    fn from_str(text: &str) -> Result<Pairs, String> {
         let pairs = text.split(',').filter(|part| !part.is_empty()).map(|part| match part.split_once('=') {
             Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
             _ => Err(format!("{part:?} is not NAME=VALUE")),
         });
-        Ok(Capacity(pairs.collect::<Result<_, _>>()?))
+        Ok(Pairs(pairs.collect::<Result<_, _>>()?))
     }
 }
 
@@ -116,9 +116,9 @@ pub struct Config {
     /// How Pods live.
     pub rules: Rules,
     /// What a node has.
-    pub capacity: Capacity,
+    pub capacity: Pairs,
     /// Labels of the nodes, in addition to their own.
-    pub labels: Capacity,
+    pub labels: Pairs,
     /// Time between two renewals of a node's Lease.
     pub lease_renewal: Duration,
     /// Where health and metrics are served.
@@ -138,7 +138,7 @@ impl Default for Config {
             prefix: "fake-".to_owned(),
             rules: Rules::default(),
             capacity: "cpu=32,memory=256Gi,ephemeral-storage=1Ti,pods=110".parse().unwrap_or_default(),
-            labels: Capacity::default(),
+            labels: Pairs::default(),
             lease_renewal: Duration::from_secs(25),
             address: None,
             clock: Arc::new(SystemClock::default()),

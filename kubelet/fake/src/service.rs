@@ -4,10 +4,8 @@ use crate::config::Config;
 use crate::life::FakePod;
 use crate::nodes;
 use crate::pods::Pods;
-use minik_client::{ClientError, Informer, Source, WorkQueue};
-use minik_component::ops::{self, Ops};
+use minik_client::{ClientError, Duty, DutyError, Informer, Source, WorkQueue, lead_and_serve};
 use minik_component::{Shutdown, chain};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -25,14 +23,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Why fake nodes ended other than by wish. All are final for the process; its supervisor starts another.
 #[derive(Debug, thiserror::Error)]
 pub enum FakeNodesError {
-    /// The endpoint of health and metrics cannot be served.
-    #[error("cannot serve health and metrics on {address}")]
-    Endpoint {
-        /// Where.
-        address: SocketAddr,
-        /// Why.
-        source: std::io::Error,
-    },
+    /// Its endpoint of health and metrics cannot be served.
+    #[error(transparent)]
+    Duty(#[from] DutyError),
     /// A part of it ended before its time.
     #[error("the fake nodes' {0} ended unexpectedly")]
     Ended(&'static str),
@@ -43,6 +36,24 @@ pub enum FakeNodesError {
 /// # Errors
 /// When the endpoint cannot be served or a part ends before its time.
 pub async fn run(config: Config, client: kube::Client, shutdown: Shutdown) -> Result<(), FakeNodesError> {
+    let duty = Duty {
+        // They keep nodes of their own: nobody else may.
+        leader: None,
+        address: config.address,
+        metrics: config.metrics.clone(),
+        clock: config.clock.clone(),
+        chance: config.chance.clone(),
+    };
+    let work = |ready, term| live(config, client.clone(), ready, term);
+    lead_and_serve(duty, client.clone(), shutdown, work).await
+}
+
+async fn live(
+    config: Config,
+    client: kube::Client,
+    registered: Arc<AtomicBool>,
+    shutdown: Shutdown,
+) -> Result<(), FakeNodesError> {
     let mut pods = Informer::<FakePod>::builder(Source::fields("/api/v1/pods", "spec.nodeName!=".to_owned()));
     let queue = WorkQueue::new(FIRST_WAIT, LONGEST_WAIT, config.chance.clone());
     let known = pods.informer();
@@ -66,21 +77,10 @@ pub async fn run(config: Config, client: kube::Client, shutdown: Shutdown) -> Re
             "worker"
         });
     }
-    let registered = Arc::new(AtomicBool::new(false));
-    let (ready, own, alive) = (registered.clone(), config.clone(), client.clone());
     parts.spawn(async move {
-        keep_alive(&own, &alive, &ready).await;
+        keep_alive(&config, &client, &registered).await;
         "renewal of Leases"
     });
-    if let Some(address) = config.address {
-        let unready = move || match registered.load(Ordering::Relaxed) {
-            true => Vec::new(),
-            false => vec!["nodes".to_owned()],
-        };
-        let ops = Ops { metrics: config.metrics.clone(), unready: Arc::new(unready) };
-        let served = ops::serve(address, ops, shutdown.clone()).await;
-        served.map_err(|source| FakeNodesError::Endpoint { address, source })?;
-    }
     // Cancel-safe: waiting only.
     let ended = tokio::select! {
         () = shutdown.requested() => None,
