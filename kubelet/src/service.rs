@@ -157,16 +157,12 @@ pub(crate) async fn run_with(
         Informer::<PodObject>::builder(Source::fields("/api/v1/pods", format!("spec.nodeName={node_name}")))
             .on_change(move |_| notify.notify_one());
     let (told, mut told_seen) = watch::channel(NodeUpdate::default());
-    let teller = told.clone();
     let own_node = Source::fields("/api/v1/nodes", format!("metadata.name={node_name}"));
-    // A range is given to the node after it has registered.
     let nodes = Informer::<NodeObject>::builder(own_node).on_change(move |change| {
-        let range = &change.object().pod_cidr;
-        teller.send_if_modified(|told| {
-            let changed = range.is_some() && told.pod_cidr != *range;
-            if changed {
-                told.pod_cidr.clone_from(range);
-            }
+        let now = change.object().update();
+        told.send_if_modified(|told| {
+            let changed = *told != now;
+            *told = now;
             changed
         });
     });
@@ -211,7 +207,6 @@ pub(crate) async fn run_with(
         client: client.clone(),
         clock: config.clock.clone(),
         chance: config.chance.clone(),
-        told,
     };
     let mut parts = JoinSet::new();
     parts.spawn(named("event writer", events.run(client.clone(), shutdown.clone())));

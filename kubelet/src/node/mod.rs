@@ -11,6 +11,6 @@ mod thresholds;
 pub use health::HealthLook;
 pub use lease::renew as renew_lease;
 pub use machine::Machine;
-pub use object::{Health, NodeFacts, NodeObject};
-pub use register::{NodeKeeper, NodeUpdate};
+pub use object::{Health, NodeFacts, NodeObject, NodeUpdate};
+pub use register::NodeKeeper;
 pub use thresholds::{DEFAULT as DEFAULT_THRESHOLDS, Thresholds};

@@ -47,6 +47,15 @@ pub struct NodeFacts {
     pub features: v1::StatusResponse,
 }
 
+/// What others in the process want to be told of the node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeUpdate {
+    /// Its Pod range, once it has one.
+    pub pod_cidr: Option<String>,
+    /// Its identity.
+    pub uid: Option<String>,
+}
+
 /// The Node as the API has it, as far as placement reads it.
 #[derive(Debug, Clone)]
 pub struct NodeObject {
@@ -75,6 +84,13 @@ impl<'de> Deserialize<'de> for NodeObject {
         let WithMeta { metadata, spec } = serde_json::from_str(raw.get()).map_err(D::Error::custom)?;
         let placement = serde_json::from_str(raw.get()).map_err(D::Error::custom)?;
         Ok(NodeObject { meta: metadata, placement: Arc::new(placement), pod_cidr: spec.pod_cidr })
+    }
+}
+
+impl NodeObject {
+    /// What others want to be told of it.
+    pub fn update(&self) -> NodeUpdate {
+        NodeUpdate { pod_cidr: self.pod_cidr.clone(), uid: Some(self.meta.uid.to_string()) }
     }
 }
 

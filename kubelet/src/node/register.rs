@@ -18,15 +18,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 const TELL_EVERY: Duration = Duration::from_secs(300);
 const NODES: &str = "/api/v1/nodes";
 
-/// What others in the process want to be told of the node.
-#[derive(Debug, Clone, Default)]
-pub struct NodeUpdate {
-    /// Its Pod range, once it has one.
-    pub pod_cidr: Option<String>,
-    /// Its identity.
-    pub uid: Option<String>,
-}
-
 /// Keeps the Node object.
 pub struct NodeKeeper {
     /// What it says.
@@ -43,8 +34,6 @@ pub struct NodeKeeper {
     pub clock: Arc<dyn Clock>,
     /// Chance.
     pub chance: Arc<dyn Chance>,
-    /// Told what the API says of the node.
-    pub told: watch::Sender<NodeUpdate>,
 }
 
 impl NodeKeeper {
@@ -71,7 +60,6 @@ impl NodeKeeper {
         tracing::info!(node = self.facts.name, "the node is registered");
         self.event("Starting", "Starting kubelet.");
         let mut was_ready = None;
-        self.tell(&node);
         let (mut lease, mut told_at) = (None, Duration::ZERO);
         loop {
             let uid = node.metadata.uid.as_deref();
@@ -81,10 +69,7 @@ impl NodeKeeper {
             }
             let force = self.clock.elapsed().saturating_sub(told_at) >= TELL_EVERY || told_at.is_zero();
             match self.update(&node, force).await {
-                Ok(Some(updated)) => {
-                    (node, told_at) = (updated, self.clock.elapsed());
-                    self.tell(&node);
-                }
+                Ok(Some(updated)) => (node, told_at) = (updated, self.clock.elapsed()),
                 Ok(None) => {}
                 Err(error) if call::refusal(&error) == Some(404) => match self.register().await {
                     Ok(again) => node = again,
@@ -116,17 +101,6 @@ impl NodeKeeper {
             () = tokio::time::sleep_until(until) => {}
             Ok(()) = self.health.changed() => {}
         }
-    }
-
-    fn tell(&self, node: &api::Node) {
-        let pod_cidr = node.spec.as_ref().and_then(|spec| spec.pod_cidr.clone());
-        let uid = node.metadata.uid.clone();
-        self.told.send_if_modified(|told| {
-            let pod_cidr = pod_cidr.or(told.pod_cidr.take());
-            let changed = told.pod_cidr != pod_cidr || told.uid != uid;
-            (told.pod_cidr, told.uid) = (pod_cidr, uid);
-            changed
-        });
     }
 
     async fn register(&mut self) -> Result<api::Node, ClientError> {
