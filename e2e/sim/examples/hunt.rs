@@ -88,10 +88,7 @@ fn deployment(app: &str, replicas: u64, kind: u64) -> Value {
 }
 
 async fn world(sim: &Sim) -> anyhow::Result<u64> {
-    sim.until("the default account", async |sim: &Sim| {
-        Ok(sim.find::<Value>(&format!("{BASE}/serviceaccounts/default")).await?.is_some())
-    })
-    .await?;
+    sim.account().await?;
     sim.weather().set_stormy(true);
     for _ in 0..ACTS {
         act(sim).await?;

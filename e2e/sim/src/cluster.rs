@@ -3,7 +3,7 @@
 use crate::clock::SimClock;
 use crate::component::{self, Component};
 use crate::ledger::Ledger;
-use crate::store::{Lagging, Watched};
+use crate::store::SimStore;
 use crate::transport::{self, Line, Who};
 use crate::weather::Weather;
 use anyhow::Context;
@@ -67,10 +67,11 @@ impl Sim {
         let weather = Arc::new(Weather::new(chance.clone()));
         let ledger = Arc::new(Ledger::default());
         let told = ledger.clone();
-        let storage: Arc<dyn Storage> = Arc::new(Watched::new(Box::new(move |change| told.note(change))));
+        let storage: Arc<dyn Storage> =
+            Arc::new(SimStore::telling(Box::new(move |change| told.note(change))));
         let mut stores = vec![storage.clone()];
         if parts.lagging_server {
-            stores.push(Arc::new(Lagging::new(storage, weather.clone())));
+            stores.push(Arc::new(SimStore::lagging(storage, weather.clone())));
         }
         let (shutdown, mut running, mut servers) = (Shutdown::new(), JoinSet::new(), Vec::new());
         for (number, store) in stores.into_iter().enumerate() {

@@ -29,6 +29,18 @@ impl Sim {
         Ok(())
     }
 
+    /// Waits until Pods can be made in the namespace `default`: the controllers have made its account.
+    ///
+    /// # Errors
+    /// As [`Sim::until`].
+    pub async fn account(&self) -> anyhow::Result<()> {
+        self.until("the default account", async |sim: &Sim| {
+            let path = "/api/v1/namespaces/default/serviceaccounts/default";
+            Ok(sim.find::<serde_json::Value>(path).await?.is_some())
+        })
+        .await
+    }
+
     /// Waits until none of these collections changes for `quiet`.
     ///
     /// # Errors

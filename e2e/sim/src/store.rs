@@ -15,26 +15,34 @@ const ON_THEIR_WAY: usize = 16 << 10;
 /// What is told of each write, in the order of revisions.
 pub type Told = Box<dyn Fn(&Change) + Send + Sync>;
 
-/// A store in memory that tells of its writes.
-pub struct Watched {
-    inner: Memory,
-    told: Told,
+/// A store whose writes are told, or whose changes are heard of late.
+pub struct SimStore {
+    inner: Arc<dyn Storage>,
+    told: Option<Told>,
+    late: Option<Arc<Weather>>,
 }
 
-impl Watched {
-    /// Empty.
-    pub fn new(told: Told) -> Watched {
-        Watched { inner: Memory::new(), told }
+impl SimStore {
+    /// An empty store in memory that tells of its writes.
+    pub fn telling(told: Told) -> SimStore {
+        SimStore { inner: Arc::new(Memory::new()), told: Some(told), late: None }
+    }
+
+    /// The same store for a server that hears of changes late, by this weather.
+    pub fn lagging(inner: Arc<dyn Storage>, weather: Arc<Weather>) -> SimStore {
+        SimStore { inner, told: None, late: Some(weather) }
     }
 
     fn tell(&self, key: &str, value: Option<Bytes>, revision: Revision) -> Revision {
-        (self.told)(&Change { revision, key: key.into(), value });
+        if let Some(told) = &self.told {
+            told(&Change { revision, key: key.into(), value });
+        }
         revision
     }
 }
 
 #[async_trait]
-impl Storage for Watched {
+impl Storage for SimStore {
     async fn get(&self, key: &str) -> Result<Option<Record>, StorageError> {
         self.inner.get(key).await
     }
@@ -64,67 +72,9 @@ impl Storage for Watched {
     }
 
     async fn watch(&self, after: Revision) -> Result<Changes, StorageError> {
-        self.inner.watch(after).await
-    }
-
-    async fn compact(&self, before: Revision) -> Result<(), StorageError> {
-        self.inner.compact(before).await
-    }
-
-    async fn export(&self, prefix: &str) -> Result<Export, StorageError> {
-        self.inner.export(prefix).await
-    }
-
-    async fn expire(&self, now: i64) -> Result<(), StorageError> {
-        self.inner.expire(now).await
-    }
-}
-
-/// The same store for a server that hears of changes late.
-pub struct Lagging {
-    inner: Arc<dyn Storage>,
-    weather: Arc<Weather>,
-}
-
-impl Lagging {
-    /// Over a store, by this weather.
-    pub fn new(inner: Arc<dyn Storage>, weather: Arc<Weather>) -> Lagging {
-        Lagging { inner, weather }
-    }
-}
-
-#[async_trait]
-impl Storage for Lagging {
-    async fn get(&self, key: &str) -> Result<Option<Record>, StorageError> {
-        self.inner.get(key).await
-    }
-
-    async fn list(&self, prefix: &str) -> Result<Everything, StorageError> {
-        self.inner.list(prefix).await
-    }
-
-    async fn put(
-        &self,
-        key: &str,
-        value: Bytes,
-        expect: Expect,
-        expires_at: Option<i64>,
-    ) -> Result<Revision, StorageError> {
-        self.inner.put(key, value, expect, expires_at).await
-    }
-
-    async fn delete(&self, key: &str, expect: Revision) -> Result<Revision, StorageError> {
-        self.inner.delete(key, expect).await
-    }
-
-    async fn revision(&self) -> Result<Revision, StorageError> {
-        self.inner.revision().await
-    }
-
-    async fn watch(&self, after: Revision) -> Result<Changes, StorageError> {
         let mut changes = self.inner.watch(after).await?;
+        let Some(weather) = self.late.clone() else { return Ok(changes) };
         let (late, told) = mpsc::channel(ON_THEIR_WAY);
-        let weather = self.weather.clone();
         // Ends with either end of the stream.
         tokio::spawn(async move {
             while let Some(change) = changes.recv().await {

@@ -98,11 +98,7 @@ fn stock(state: &Value) -> Value {
 }
 
 async fn live(sim: &Sim, world: &Value) -> anyhow::Result<Option<String>> {
-    sim.until("the default account", async |sim: &Sim| {
-        let account = sim.find::<Value>("/api/v1/namespaces/default/serviceaccounts/default").await?;
-        Ok(account.is_some())
-    })
-    .await?;
+    sim.account().await?;
     sim.create(DEPLOYMENTS, &world["deployment"]).await?;
     for (number, step) in world["steps"].as_array().into_iter().flatten().enumerate() {
         if let Some(patch) = step.get("patch").filter(|patch| !patch.is_null()) {

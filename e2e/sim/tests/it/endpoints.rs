@@ -1,6 +1,6 @@
 //! `endpoints.jsonl`: the EndpointSlices and Endpoints that the running controllers make of a Service and its Pods.
 
-use crate::{all_agree, plain, recorded};
+use crate::{plain, worlds};
 use minik_sim::{Parts, Sim};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -21,11 +21,7 @@ async fn prepare(sim: &Sim) -> anyhow::Result<()> {
         let ready = json!({"conditions": [{"type": "Ready", "status": "True"}]});
         sim.set_status(&format!("/api/v1/nodes/{name}"), &ready).await?;
     }
-    sim.until("the default account", async |sim: &Sim| {
-        let account = sim.find::<Value>("/api/v1/namespaces/default/serviceaccounts/default").await?;
-        Ok(account.is_some())
-    })
-    .await
+    sim.account().await
 }
 
 /// A slice or an Endpoints object as the recording has it. Lists without a meaning of their order, which stock sorts by a
@@ -101,17 +97,5 @@ async fn differs(sim: &Sim, world: &Value) -> anyhow::Result<Option<String>> {
 #[test]
 fn endpoints_are_those_of_stock() {
     let parts = Parts { controllers: true, ..Parts::default() };
-    let worlds = recorded("endpoints.jsonl");
-    let some = worlds.chunks(WORLDS).enumerate().flat_map(|(seed, worlds)| {
-        let results = Sim::run(seed as u64, parts.clone(), async |sim: &Sim| {
-            prepare(sim).await?;
-            let mut results = Vec::new();
-            for world in worlds {
-                results.push(differs(sim, world).await?);
-            }
-            Ok(results)
-        });
-        results.unwrap()
-    });
-    all_agree("worlds", some.collect());
+    worlds("endpoints.jsonl", &parts, (WORLDS, prepare), differs);
 }

@@ -8,6 +8,7 @@ mod endpoints;
 mod scheduling;
 mod service_ranges;
 
+use minik_sim::{Parts, Sim};
 use serde_json::Value;
 
 /// The lines of a recording.
@@ -15,6 +16,29 @@ fn recorded(file: &str) -> Vec<Value> {
     let path = format!("{}/../../../shared/upstream-1.37/{file}", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Holds recorded worlds against clusters that see so many of them, one after the other: each is prepared once, and
+/// `differs` says what is wrong with a world, if anything.
+fn worlds(
+    file: &str,
+    parts: &Parts,
+    (size, prepare): (usize, impl AsyncFn(&Sim) -> anyhow::Result<()>),
+    differs: impl AsyncFn(&Sim, &Value) -> anyhow::Result<Option<String>>,
+) {
+    let recorded = recorded(file);
+    let some = recorded.chunks(size).enumerate().flat_map(|(seed, worlds)| {
+        let results = Sim::run(seed as u64, parts.clone(), async |sim: &Sim| {
+            prepare(sim).await?;
+            let mut results = Vec::new();
+            for world in worlds {
+                results.push(differs(sim, world).await?);
+            }
+            Ok(results)
+        });
+        results.unwrap()
+    });
+    all_agree("worlds", some.collect());
 }
 
 /// Prints how many agree, and fails when one does not.

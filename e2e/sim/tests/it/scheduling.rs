@@ -1,6 +1,6 @@
 //! `scheduling.jsonl` over the wire: nodes and Pods are posted, the running scheduler decides.
 
-use crate::{all_agree, recorded};
+use crate::worlds;
 use minik_sim::{Parts, Sim};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -117,17 +117,5 @@ async fn differs(sim: &Sim, world: &Value) -> anyhow::Result<Option<String>> {
 #[test]
 fn worlds_are_decided_as_stock_decided() {
     let parts = Parts { scheduler: true, ..Parts::default() };
-    let worlds = recorded("scheduling.jsonl");
-    let some = worlds.chunks(WORLDS).enumerate().flat_map(|(seed, worlds)| {
-        let results = Sim::run(seed as u64, parts.clone(), async |sim: &Sim| {
-            prepare(sim).await?;
-            let mut results = Vec::new();
-            for world in worlds {
-                results.push(differs(sim, world).await?);
-            }
-            Ok(results)
-        });
-        results.unwrap()
-    });
-    all_agree("worlds", some.collect());
+    worlds("scheduling.jsonl", &parts, (WORLDS, prepare), differs);
 }
