@@ -1,5 +1,5 @@
-//! The simulated cluster: every service in one thread, on a paused clock, over a store in memory, with every source of
-//! chance from one seed.
+//! The simulated cluster: every service in one thread, on a paused clock, over a store in memory, with the services' chance
+//! from one seed. The order in which tokio's `select!` looks is not of the seed yet: a world does not repeat exactly.
 //!
 //! ```text
 //!  Sim::start(seed) ── Api over Memory ──┬── client(user) ── scheduler::run
