@@ -6,7 +6,7 @@
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
 
 use crate::netfilter::{Netfilter, attribute, attributes, message, nest, number, put, put_text, text};
-use crate::{NetNs, Result};
+use crate::{Error, NetNs, Result};
 
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
@@ -49,6 +49,9 @@ const VERDICT_GOTO: i32 = -4;
 
 /// Elements in one message end before this many bytes: the list's attribute counts its length in 16 bits.
 const PIECE_BYTES: usize = 48 * 1024;
+
+/// How often a set is read that the kernel makes larger meanwhile. That takes some milliseconds, as one reading does.
+const GROWTH_TRIES: usize = 32;
 
 /// An address family's tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -109,6 +112,13 @@ pub struct Element {
     pub data: Option<Data>,
     /// A text for readers of `nft list`.
     pub comment: Option<String>,
+}
+
+impl Element {
+    /// What tells it from the set's others.
+    fn range(&self) -> (&[u8], Option<&[u8]>) {
+        (&self.key, self.key_end.as_deref())
+    }
 }
 
 /// One step of a rule. Registers hold four bytes each, from 0.
@@ -377,18 +387,29 @@ impl NfTables {
         self.0.acknowledged("change nftables elements", last)
     }
 
-    /// All elements of a set.
+    /// All elements of a set, in the order of their keys.
+    ///
+    /// The kernel grows a hash set some time after the transaction that filled it. A dump meanwhile has some elements
+    /// twice and misses as many others, and the repetition is the only sign of it: then it is asked for anew.
     ///
     /// # Errors
     /// ENOENT when there is no such set.
     pub fn elements(&mut self, set: SetName<'_>) -> Result<Vec<Element>> {
         let what = format!("list nftables elements of {} {} {}", set.family.name(), set.table, set.set);
-        let request = (GET_ELEMENT, set.family.number(), &set_attributes(set)[..]);
-        self.0.dump(&what, request, Vec::new, |found, answer| {
-            let list = attribute(answer.attributes, LIST_ELEMENTS);
-            found.extend(attributes(list).map(|(_, element)| read(element)));
-            Ok(())
-        })
+        let attributes_of_set = set_attributes(set);
+        for _ in 0..GROWTH_TRIES {
+            let request = (GET_ELEMENT, set.family.number(), &attributes_of_set[..]);
+            let mut found: Vec<Element> = self.0.dump(&what, request, Vec::new, |found, answer| {
+                let list = attribute(answer.attributes, LIST_ELEMENTS);
+                found.extend(attributes(list).map(|(_, element)| read(element)));
+                Ok(())
+            })?;
+            found.sort_unstable_by(|a, b| a.range().cmp(&b.range()));
+            if !found.windows(2).any(|pair| pair[0].range() == pair[1].range()) {
+                return Ok(found);
+            }
+        }
+        Err(Error::Answer { what, reason: "the set grew while it was read, again and again".into() })
     }
 
     /// A table's comment (empty if it has none), or nothing if there is no such table.

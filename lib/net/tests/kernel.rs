@@ -194,8 +194,7 @@ fn nftables_elements_change_together_or_not_at_all() {
     let rule = [Expression::Network { offset: 16, length: 4, register: 0 }];
     batch.add_chain((Family::Ip, "t"), "d", &rule);
     tables.commit(&batch).unwrap();
-    let mut found = tables.elements(set).unwrap();
-    found.sort_by(|a, b| a.key.cmp(&b.key));
+    let found = tables.elements(set).unwrap();
     assert_eq!(found, all);
     assert_eq!(
         (tables.chains(Family::Ip, "t").unwrap().len(), tables.rules(Family::Ip, "t").unwrap()),
