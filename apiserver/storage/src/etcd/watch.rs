@@ -2,7 +2,7 @@
 
 use super::errors::translate;
 use super::proto::{Client, Event, WatchCreateRequest, WatchRequest, WatchResponse};
-use super::{TRY, backoff, signed, unsigned};
+use super::{TRY, backoff, count, once, revision_of, signed, unsigned};
 use crate::{Change, Changes, Revision, StorageError};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
@@ -110,13 +110,21 @@ impl Watch {
             Ok(Err(status)) => return Err(Ended::Broken(translate(&status))),
             Err(_) => return Err(broken("no answer")),
         };
-        // A server that was restored from an older backup counts some revisions anew, with other contents.
-        let now = first.header.as_ref().map_or(Revision::default(), |header| unsigned(header.revision));
-        if now < self.told {
-            return Err(Ended::Compacted(now));
+        let known = first.header.as_ref().map_or(Revision::default(), |header| unsigned(header.revision));
+        if known < self.told {
+            self.check_not_restored().await?;
         }
         self.take(first).await?;
         Ok(stream)
+    }
+
+    /// A member that knows less than was told is behind the others, and tells what follows once it has it; or all were
+    /// restored from an older backup, and count some revisions anew, with other contents. A read that a majority answers
+    /// tells the two apart.
+    async fn check_not_restored(&self) -> Result<(), Ended> {
+        let answer = once(self.client.clone().range(count())).await.map_err(Ended::Broken)?;
+        let now = revision_of(answer.header).map_err(Ended::Broken)?;
+        if now < self.told { Err(Ended::Compacted(now)) } else { Ok(()) }
     }
 
     async fn take(&mut self, response: WatchResponse) -> Result<(), Ended> {
