@@ -199,8 +199,8 @@ impl Api {
         self.0.settings.clock.now()
     }
 
-    pub(crate) fn event_ttl(&self) -> i64 {
-        self.0.settings.event_ttl
+    pub(crate) fn event_ttl(&self) -> Duration {
+        Duration::from_secs(u64::try_from(self.0.settings.event_ttl).unwrap_or(0))
     }
 
     /// What the server runs with.

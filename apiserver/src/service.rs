@@ -122,9 +122,9 @@ fn spawn_parts(api: &Api, storage: Arc<dyn Storage>, behind: &Shutdown) -> JoinS
         world.feed(ending).await;
         "watch over the store"
     });
-    let (clock, ending) = (api.settings().clock.clone(), behind.clone());
+    let ending = behind.clone();
     parts.spawn(async move {
-        tend(storage, clock, ending).await;
+        tend(storage, ending).await;
         "tending of the store"
     });
     let (world, ending) = (api.world().clone(), behind.clone());
@@ -165,7 +165,7 @@ fn tls_config(flags: &Flags) -> Result<rustls::ServerConfig, ApiserverError> {
 async fn open_storage(config: &Config) -> Result<Arc<dyn Storage>, ApiserverError> {
     let flags = &config.flags;
     let storage: Arc<dyn Storage> = match &flags.data_dir {
-        Some(folder) => Arc::new(Embedded::open(folder, flags.storage_quota_bytes)?),
+        Some(folder) => Arc::new(Embedded::open(folder, flags.storage_quota_bytes, config.clock.clone())?),
         None => Arc::new(flags.etcd.connect().await?),
     };
     let prefix = flags.etcd.prefix();

@@ -42,8 +42,8 @@ const TRIES: usize = 5;
 const PERIOD: Duration = Duration::from_secs(10);
 /// Rounds from one look for leaked addresses and ports to the next: a minute.
 const ROUNDS_PER_REPAIR: u64 = 6;
-/// How long a record lives that is not renewed, in seconds.
-const RECORD_TTL: i64 = 15;
+/// How long a record lives that is not renewed.
+const RECORD_TTL: Duration = Duration::from_secs(15);
 /// How long another server has from its claim to its object, before we try ourselves.
 const RACE: Duration = Duration::from_millis(20);
 /// Between two tries to make what is missing.
@@ -352,11 +352,10 @@ impl Bootstrap {
 
     async fn renew(&self, address: IpAddr) -> std::result::Result<(), StorageError> {
         let (storage, key) = (self.api.world().storage(), self.key(address));
-        let until = self.api.now().as_second() + RECORD_TTL;
         let mut there = storage.get(&key).await?;
         for _ in 0..TRIES {
             let expect = there.as_ref().map_or(Expect::Absent, |record| Expect::At(record.revision));
-            match storage.put(&key, Bytes::from(masters::record(address)), expect, Some(until)).await {
+            match storage.put(&key, Bytes::from(masters::record(address)), expect, Some(RECORD_TTL)).await {
                 Err(StorageError::Conflict(other)) => there = other,
                 result => return result.map(drop),
             }

@@ -232,9 +232,8 @@ impl Api {
         let stored = if changed.ends {
             storage.delete(&key, record.revision).await
         } else {
-            let ttl = step.target.served.resource.has_ttl;
-            let expires = ttl.then(|| step.options.now.as_second() + self.event_ttl());
-            storage.put(&key, changed.value.clone(), Expect::At(record.revision), expires).await
+            let ttl = step.target.served.resource.has_ttl.then(|| self.event_ttl());
+            storage.put(&key, changed.value.clone(), Expect::At(record.revision), ttl).await
         };
         let revision = match stored {
             Ok(revision) => revision,

@@ -105,12 +105,12 @@ impl Api {
             ));
         }
         let key = self.key(&Target { name: &name, ..step.target })?;
-        let expires = served.resource.has_ttl.then(|| step.options.now.as_second() + self.event_ttl());
+        let ttl = served.resource.has_ttl.then(|| self.event_ttl());
         let owner = Owner { namespace: step.target.namespace, name: &name };
         if !self.claim(&allocation, owner).await? {
             return Ok(None);
         }
-        let stored = self.world().storage().put(&key, value.clone(), Expect::Absent, expires).await;
+        let stored = self.world().storage().put(&key, value.clone(), Expect::Absent, ttl).await;
         let revision = match stored {
             Ok(revision) => revision,
             Err(error) => {

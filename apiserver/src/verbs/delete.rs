@@ -163,13 +163,8 @@ impl Api {
                 if step.options.dry_run {
                     return deleted(value, record.revision, false);
                 }
-                let expires = step
-                    .target
-                    .served
-                    .resource
-                    .has_ttl
-                    .then(|| step.options.now.as_second() + self.event_ttl());
-                (storage.put(&key, value.clone(), Expect::At(record.revision), expires).await, value, false)
+                let ttl = step.target.served.resource.has_ttl.then(|| self.event_ttl());
+                (storage.put(&key, value.clone(), Expect::At(record.revision), ttl).await, value, false)
             }
         };
         match result {

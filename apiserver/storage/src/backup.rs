@@ -13,6 +13,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::io::Read;
+use std::time::Duration;
 
 const FORMAT: u32 = 1;
 /// Bytes of one chunk that is handed on; a record is never split.
@@ -120,17 +121,20 @@ impl Export {
     }
 
     /// Writes everything into another store, in the order of revisions, so that of two objects the one that was written
-    /// later still has the higher revision. Nothing may be there.
+    /// later still has the higher revision; it is `now` in Unix seconds. Nothing may be there.
     ///
     /// # Errors
     /// The store's; [`StorageError::Conflict`] when a key is there.
     pub async fn copy_to(
         self,
         store: &dyn Storage,
+        now: i64,
         mut progress: impl FnMut(usize),
     ) -> Result<(), StorageError> {
         for (number, (record, expires_at)) in self.in_order().records.into_iter().enumerate() {
-            store.put(&record.key, record.value, crate::Expect::Absent, expires_at).await?;
+            let ttl =
+                expires_at.map(|at| Duration::from_secs(u64::try_from(at.saturating_sub(now)).unwrap_or(0)));
+            store.put(&record.key, record.value, crate::Expect::Absent, ttl).await?;
             progress(number + 1);
         }
         Ok(())

@@ -5,7 +5,7 @@
 
 use crate::{BackupError, Checked, Embedded, Etcd, EtcdConfig, Export, QUOTA_BYTES, Storage, StorageError};
 use clap::{Args, Subcommand};
-use minik_component::{SystemChance, SystemClock};
+use minik_component::{Clock, SystemChance, SystemClock};
 use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -187,13 +187,11 @@ pub async fn run(flags: Flags, out: &mut (dyn Write + Send)) -> Result<(), CliEr
             say(out, &format!("{keys} keys are in etcd; start the apiserver with --etcd-servers"));
         }
         Command::Check { data_dir } => {
-            let Checked { keys, revision, bytes, stale, repaired } = Embedded::check(&data_dir)?;
-            let repaired = if repaired { "; pages were repaired" } else { "" };
+            let Checked { keys, revision, bytes, stale } =
+                Embedded::check(&data_dir, &SystemClock::default())?;
             say(
                 out,
-                &format!(
-                    "whole: {keys} keys at revision {revision}, {bytes} bytes, {stale} old revisions{repaired}"
-                ),
+                &format!("whole: {keys} keys at revision {revision}, {bytes} bytes, {stale} old revisions"),
             );
         }
     }
@@ -212,8 +210,9 @@ impl Place {
 
 /// Everything in an embedded store that is there and whole: opening alone would make one.
 async fn embedded(folder: &Path, prefix: &str) -> Result<Export, CliError> {
-    Embedded::check(folder)?;
-    Ok(Embedded::open(folder, QUOTA_BYTES)?.export(prefix).await?)
+    let clock = SystemClock::default();
+    Embedded::check(folder, &clock)?;
+    Ok(Embedded::open(folder, QUOTA_BYTES, Arc::new(clock))?.export(prefix).await?)
 }
 
 /// Fills an empty prefix of etcd.
@@ -240,7 +239,7 @@ async fn fill(
             say(out, &format!("{done} of {keys} keys"));
         }
     };
-    Ok(export.copy_to(&store, progress).await?)
+    Ok(export.copy_to(&store, SystemClock::default().now().as_second(), progress).await?)
 }
 
 fn write_file(path: &Path, export: Export) -> std::io::Result<()> {

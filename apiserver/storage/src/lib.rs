@@ -37,6 +37,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A point in the order of all writes of the cluster; the first write has 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -100,7 +101,7 @@ pub trait Storage: Send + Sync + 'static {
     /// Everything below a prefix, at one revision.
     async fn list(&self, prefix: &str) -> Result<Everything, StorageError>;
 
-    /// Writes a value; with `expires_at` (Unix seconds) it is deleted some time after that.
+    /// Writes a value; with `ttl` it is deleted some time after that has passed, whatever happens to the time of day.
     ///
     /// # Errors
     /// [`StorageError::Conflict`] with what is there when `expect` does not hold.
@@ -109,7 +110,7 @@ pub trait Storage: Send + Sync + 'static {
         key: &str,
         value: Bytes,
         expect: Expect,
-        expires_at: Option<i64>,
+        ttl: Option<Duration>,
     ) -> Result<Revision, StorageError>;
 
     /// Deletes a key that was last written at `expect`; gives the revision of the deletion.
@@ -135,5 +136,5 @@ pub trait Storage: Send + Sync + 'static {
     async fn export(&self, prefix: &str) -> Result<Export, StorageError>;
 
     /// Deletes what has expired; stores that do so themselves have nothing to do.
-    async fn expire(&self, now: i64) -> Result<(), StorageError>;
+    async fn expire(&self) -> Result<(), StorageError>;
 }

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Upstream's buckets, and finer ones below them: an embedded store answers in a fraction of a millisecond.
 const BUCKETS: [f64; 17] =
@@ -86,10 +86,10 @@ impl Storage for Measured {
         key: &str,
         value: Bytes,
         expect: Expect,
-        expires_at: Option<i64>,
+        ttl: Option<Duration>,
     ) -> Result<Revision, StorageError> {
         let operation = if expect == Expect::Absent { "create" } else { "update" };
-        self.measure(operation, key, self.store.put(key, value, expect, expires_at)).await
+        self.measure(operation, key, self.store.put(key, value, expect, ttl)).await
     }
 
     async fn delete(&self, key: &str, expect: Revision) -> Result<Revision, StorageError> {
@@ -112,8 +112,8 @@ impl Storage for Measured {
         self.store.export(prefix).await
     }
 
-    async fn expire(&self, now: i64) -> Result<(), StorageError> {
-        self.store.expire(now).await
+    async fn expire(&self) -> Result<(), StorageError> {
+        self.store.expire().await
     }
 }
 

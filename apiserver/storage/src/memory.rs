@@ -1,23 +1,28 @@
 //! A store in memory, for tests and the simulated cluster: no thread, no file.
 
-use crate::mvcc::{LOG_BYTES, Mvcc, Write};
+use crate::mvcc::{Expiry, LOG_BYTES, Mvcc, Write};
 use crate::{Change, Changes, Everything, Expect, Export, Record, Revision, Storage, StorageError};
 use async_trait::async_trait;
 use bytes::Bytes;
+use minik_component::{Clock, SystemClock};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-/// A store in memory.
-pub struct Memory(Mutex<Mvcc>);
+/// A store in memory. Time is the runtime's: it stands still where a test paused it.
+pub struct Memory {
+    mvcc: Mutex<Mvcc>,
+    clock: SystemClock,
+}
 
 impl Memory {
     /// An empty store.
     pub fn new() -> Memory {
-        Memory(Mutex::new(Mvcc::new(LOG_BYTES)))
+        Memory { mvcc: Mutex::new(Mvcc::new(LOG_BYTES)), clock: SystemClock::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Mvcc> {
         // Each write is complete before anything can panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.mvcc.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -33,11 +38,11 @@ impl Mvcc {
         key: &str,
         value: Option<Bytes>,
         expect: Expect,
-        expires_at: Option<i64>,
+        expiry: Option<Expiry>,
     ) -> Result<Revision, StorageError> {
         self.check(key, expect)?;
         let revision = Revision(self.revision().0 + 1);
-        self.apply(Write { change: Change { revision, key: key.into(), value }, expires_at });
+        self.apply(Write { change: Change { revision, key: key.into(), value }, expiry });
         Ok(revision)
     }
 }
@@ -57,9 +62,10 @@ impl Storage for Memory {
         key: &str,
         value: Bytes,
         expect: Expect,
-        expires_at: Option<i64>,
+        ttl: Option<Duration>,
     ) -> Result<Revision, StorageError> {
-        self.lock().write(key, Some(value), expect, expires_at)
+        let expiry = ttl.map(|ttl| Expiry::after(ttl, &self.clock));
+        self.lock().write(key, Some(value), expect, expiry)
     }
 
     async fn delete(&self, key: &str, expect: Revision) -> Result<Revision, StorageError> {
@@ -80,12 +86,12 @@ impl Storage for Memory {
     }
 
     async fn export(&self, prefix: &str) -> Result<Export, StorageError> {
-        Ok(self.lock().export(prefix))
+        Ok(self.lock().export(prefix, &self.clock))
     }
 
-    async fn expire(&self, now: i64) -> Result<(), StorageError> {
+    async fn expire(&self) -> Result<(), StorageError> {
         let mut mvcc = self.lock();
-        for record in mvcc.expired(now) {
+        for record in mvcc.expired(self.clock.elapsed()) {
             mvcc.write(&record.key, None, Expect::At(record.revision), None)?;
         }
         Ok(())

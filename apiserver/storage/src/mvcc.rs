@@ -2,8 +2,10 @@
 
 use crate::{Change, Changes, Everything, Expect, Export, Record, Revision, StorageError};
 use bytes::Bytes;
+use minik_component::Clock;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Changes that a watcher may be behind in flight; the one watcher is the cache, which only moves them on.
@@ -12,11 +14,39 @@ const WATCH_QUEUE: usize = 16 << 10;
 /// revision of a list; who was away for longer lists again.
 pub(crate) const LOG_BYTES: u64 = 16 << 20;
 
+/// When a value goes. What counts is the clock that never goes back, so that a time of day that is set makes nothing
+/// expire and nothing live longer; the time of day says what is left of it after a restart.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Expiry {
+    /// Seconds that it lives in all, where that is known.
+    pub ttl: Option<u32>,
+    /// The time of day, in Unix seconds.
+    pub at: i64,
+    /// On the clock that never goes back.
+    pub deadline: Duration,
+}
+
+impl Expiry {
+    pub fn after(ttl: Duration, clock: &dyn Clock) -> Expiry {
+        let seconds = u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX);
+        let at = clock.now().as_second().saturating_add(i64::from(seconds));
+        Expiry { ttl: Some(seconds), at, deadline: clock.elapsed() + ttl }
+    }
+
+    /// Of a value that was written by an earlier process.
+    pub fn stored(at: i64, ttl: Option<u32>, clock: &dyn Clock) -> Expiry {
+        let left = u64::try_from(at.saturating_sub(clock.now().as_second())).unwrap_or(0);
+        // The clock may have been set back meanwhile.
+        let left = left.min(ttl.map_or(u64::from(u32::MAX), u64::from));
+        Expiry { ttl, at, deadline: clock.elapsed() + Duration::from_secs(left) }
+    }
+}
+
 /// A write that was checked and not yet done.
 #[derive(Debug, Clone)]
 pub(crate) struct Write {
     pub change: Change,
-    pub expires_at: Option<i64>,
+    pub expiry: Option<Expiry>,
 }
 
 /// The current records, and the last changes.
@@ -29,8 +59,8 @@ pub(crate) struct Mvcc {
     log_limit: u64,
     /// Watches can begin after this revision and later ones.
     oldest: Revision,
-    expiries: BTreeMap<Arc<str>, i64>,
-    by_expiry: BTreeSet<(i64, Arc<str>)>,
+    expiries: BTreeMap<Arc<str>, Duration>,
+    by_expiry: BTreeSet<(Duration, Arc<str>)>,
     revision: Revision,
     /// Revisions that no longer count, with their sizes: overwritten values, and deletions.
     stale: Vec<(Revision, u64)>,
@@ -98,10 +128,15 @@ impl Mvcc {
     }
 
     /// The same with what expires when.
-    pub fn export(&self, prefix: &str) -> Export {
+    pub fn export(&self, prefix: &str, clock: &dyn Clock) -> Export {
         let Everything { records, revision } = self.list(prefix);
+        let (now, elapsed) = (clock.now().as_second(), clock.elapsed());
+        let time_of_day = |deadline: &Duration| {
+            let left = (deadline.saturating_sub(elapsed) + Duration::from_millis(999)).as_secs();
+            now.saturating_add(i64::try_from(left).unwrap_or(i64::MAX))
+        };
         let with_expiry = |record: Record| {
-            let expires_at = self.expiries.get(&record.key).copied();
+            let expires_at = self.expiries.get(&record.key).map(time_of_day);
             (record, expires_at)
         };
         Export { revision, records: records.into_iter().map(with_expiry).collect() }
@@ -119,7 +154,7 @@ impl Mvcc {
 
     /// Does a write, which bears the next revision, and tells the watchers.
     pub fn apply(&mut self, write: Write) {
-        let Write { change, expires_at } = write;
+        let Write { change, expiry } = write;
         let Change { revision, key, value } = &change;
         self.revision = *revision;
         let size = size(key, value.as_ref());
@@ -129,7 +164,7 @@ impl Mvcc {
         }
         let before = match value {
             Some(value) => {
-                if let Some(at) = expires_at {
+                if let Some(Expiry { deadline: at, .. }) = expiry {
                     self.expiries.insert(key.clone(), at);
                     self.by_expiry.insert((at, key.clone()));
                 }
@@ -216,8 +251,8 @@ impl Mvcc {
         self.stale_bytes -= freed;
     }
 
-    /// The keys that have expired.
-    pub fn expired(&self, now: i64) -> Vec<Record> {
+    /// The keys that have expired, on the clock that never goes back.
+    pub fn expired(&self, now: Duration) -> Vec<Record> {
         self.by_expiry.iter().take_while(|(at, _)| *at <= now).filter_map(|(_, key)| self.get(key)).collect()
     }
 }

@@ -1,7 +1,7 @@
 //! What every store needs from time to time: what has expired is deleted, and old revisions are forgotten.
 
 use crate::{Storage, StorageError};
-use minik_component::{Clock, Shutdown, chain};
+use minik_component::{Shutdown, chain};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
@@ -12,7 +12,7 @@ const EXPIRY_PERIOD: Duration = Duration::from_secs(2);
 pub const COMPACTION_PERIOD: Duration = Duration::from_secs(300);
 
 /// Tends a store until `shutdown`. A store that does not answer is asked again at the next turn.
-pub async fn tend(storage: Arc<dyn Storage>, clock: Arc<dyn Clock>, shutdown: Shutdown) {
+pub async fn tend(storage: Arc<dyn Storage>, shutdown: Shutdown) {
     let mut expiry = interval(EXPIRY_PERIOD);
     let mut compaction = interval_at(Instant::now() + COMPACTION_PERIOD, COMPACTION_PERIOD);
     expiry.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -22,7 +22,7 @@ pub async fn tend(storage: Arc<dyn Storage>, clock: Arc<dyn Clock>, shutdown: Sh
         // Cancel-safe: ticks are not lost, and the work is done outside of the select.
         tokio::select! {
             () = shutdown.requested() => return,
-            _ = expiry.tick() => report("delete what has expired", storage.expire(clock.now().as_second()).await),
+            _ = expiry.tick() => report("delete what has expired", storage.expire().await),
             _ = compaction.tick() => {
                 let now = storage.revision().await;
                 if let Some(before) = forget {
@@ -46,30 +46,16 @@ mod tests {
     use crate::{Expect, Memory, Revision};
     use bytes::Bytes;
 
-    /// A clock that goes with the runtime's, from 0.
-    struct Paused(Instant);
-
-    impl Clock for Paused {
-        fn now(&self) -> jiff::Timestamp {
-            jiff::Timestamp::from_second(self.0.elapsed().as_secs() as i64).unwrap()
-        }
-
-        fn elapsed(&self) -> Duration {
-            self.0.elapsed()
-        }
-    }
-
     #[tokio::test(start_paused = true)]
     async fn what_expires_goes_and_old_revisions_are_forgotten_in_time() {
         let storage: Arc<dyn Storage> = Arc::new(Memory::new());
         let shutdown = Shutdown::new();
-        let tending = tokio::spawn(tend(storage.clone(), Arc::new(Paused(Instant::now())), shutdown.clone()));
+        let tending = tokio::spawn(tend(storage.clone(), shutdown.clone()));
         // It has looked at the empty store when it waits for the first time.
         tokio::task::yield_now().await;
-        let put =
-            async |key: &str, expires| storage.put(key, Bytes::new(), Expect::Absent, expires).await.unwrap();
+        let put = async |key: &str, ttl| storage.put(key, Bytes::new(), Expect::Absent, ttl).await.unwrap();
         put("/kept", None).await;
-        put("/event", Some(60)).await;
+        put("/event", Some(Duration::from_secs(60))).await;
         tokio::time::sleep(Duration::from_secs(59)).await;
         assert!(storage.get("/event").await.unwrap().is_some());
         tokio::time::sleep(Duration::from_secs(4)).await;

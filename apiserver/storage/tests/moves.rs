@@ -5,12 +5,13 @@ mod server;
 
 use bytes::Bytes;
 use clap::Parser;
-use minik_component::{SystemChance, SystemClock};
+use minik_component::{Chance, SeededChance, SystemChance, SystemClock};
 use minik_storage::cli::{Flags, run};
 use minik_storage::{Embedded, Etcd, EtcdConfig, Expect, Export, Revision, Storage, StorageError};
 use server::Server;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 #[derive(Parser)]
 struct Line {
@@ -32,16 +33,18 @@ async fn etcd(server: &Server) -> Etcd {
     Etcd::connect(&config, Arc::new(SystemClock::default()), Arc::new(SystemChance)).await.unwrap()
 }
 
-fn later() -> i64 {
-    jiff::Timestamp::now().as_second() + 1000
+const LIFE: Duration = Duration::from_secs(1000);
+
+fn embedded(folder: &Path) -> Embedded {
+    Embedded::open(folder, 1 << 30, Arc::new(SystemClock::default())).unwrap()
 }
 
 /// A store with some history, the keys in the order of their last writes: c, a, b, and an event that expires.
 async fn history(folder: &Path) -> Revision {
-    let store = Embedded::open(folder, 1 << 30).unwrap();
-    let put = async |key: &str, text: &'static str, expect, expires| {
+    let store = embedded(folder);
+    let put = async |key: &str, text: &'static str, expect, ttl| {
         let key = format!("/registry/{key}");
-        store.put(&key, Bytes::from_static(text.as_bytes()), expect, expires).await.unwrap()
+        store.put(&key, Bytes::from_static(text.as_bytes()), expect, ttl).await.unwrap()
     };
     let first = put("a", "1", Expect::Absent, None).await;
     put("c", "2", Expect::Absent, None).await;
@@ -49,7 +52,7 @@ async fn history(folder: &Path) -> Revision {
     put("b", "4", Expect::Absent, None).await;
     let gone = put("d", "5", Expect::Absent, None).await;
     store.delete("/registry/d", gone).await.unwrap();
-    put("events/e", "6", Expect::Absent, Some(later())).await;
+    put("events/e", "6", Expect::Absent, Some(LIFE)).await;
     store.compact(Revision(2)).await.unwrap();
     store.revision().await.unwrap()
 }
@@ -80,10 +83,15 @@ async fn a_backup_comes_back_as_it_was() {
     minik(&["restore", "--input", &file, "--data-dir", &copy, "--bump-revision", "100"]).await.unwrap();
     let told = minik(&["check", "--data-dir", &copy]).await.unwrap();
     assert!(told.starts_with(&format!("whole: 4 keys at revision {}", revision.0 + 100)), "{told}");
-    let before = Embedded::open(Path::new(&data), 1 << 30).unwrap().export("/").await.unwrap();
-    let store = Embedded::open(Path::new(&copy), 1 << 30).unwrap();
+    let before = embedded(Path::new(&data)).export("/").await.unwrap();
+    let store = embedded(Path::new(&copy));
     let after = store.export("/").await.unwrap();
-    assert_eq!(after.records, before.records, "values, revisions and expiries");
+    for ((record, expiry), (wanted, wanted_expiry)) in after.records.iter().zip(&before.records) {
+        assert_eq!(record, wanted);
+        // Counted in whole seconds from two moments.
+        assert!(expiry.unwrap_or(0).abs_diff(wanted_expiry.unwrap_or(0)) <= 2);
+    }
+    assert_eq!(after.records.len(), before.records.len());
     assert!(matches!(store.watch(revision).await, Err(StorageError::Compacted { .. })));
     let next = store.put("/registry/f", Bytes::new(), Expect::Absent, None).await.unwrap();
     assert_eq!(next.0, revision.0 + 101);
@@ -106,14 +114,15 @@ async fn a_store_moves_to_etcd_and_back() {
     assert!(moved.records.iter().all(|(record, _)| record.revision > revision), "revisions do not go back");
     let expiry =
         moved.records.iter().find(|(record, _)| &*record.key == "/registry/events/e").unwrap().1.unwrap();
-    assert!((expiry - later()).abs() < 100, "{expiry}");
+    let left = expiry - jiff::Timestamp::now().as_second();
+    assert!((left - LIFE.as_secs() as i64).abs() < 100, "{left}");
     assert_eq!(moved.records.iter().filter(|(_, expiry)| expiry.is_some()).count(), 1);
     let twice = minik(&["migrate", "--data-dir", &data, "--etcd-servers", &url]).await.unwrap_err();
     assert!(twice.contains("4 keys in etcd already"), "{twice}");
 
     minik(&["backup", "--etcd-servers", &url, "--output", &file]).await.unwrap();
     minik(&["restore", "--input", &file, "--data-dir", &copy]).await.unwrap();
-    let back = Embedded::open(Path::new(&copy), 1 << 30).unwrap().export("/").await.unwrap();
+    let back = embedded(Path::new(&copy)).export("/").await.unwrap();
     assert_eq!(in_order(&back), wanted());
 }
 
@@ -138,7 +147,59 @@ async fn a_damaged_store_is_found_out() {
     }
     std::fs::write(&file, bytes).unwrap();
     let told = minik(&["check", "--data-dir", data]).await;
-    assert!(told.is_err() || told.as_ref().unwrap().contains("repaired"), "{told:?}");
+    assert!(told.as_ref().is_err_and(|told| told.starts_with("cannot use the store ")), "{told:?}");
     let told = minik(&["check", "--data-dir", "/nonexistent"]).await.unwrap_err();
     assert!(told.contains("there is no store"), "{told}");
+}
+
+/// Whatever is damaged: a clear sentence or the right contents, from every command.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_anywhere_is_told_in_a_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    history(Path::new(&path("data"))).await;
+    minik(&["backup", "--data-dir", &path("data"), "--output", &path("backup")]).await.unwrap();
+    let [whole, backup] = ["data/store.redb", "backup"].map(|name| std::fs::read(path(name)).unwrap());
+    std::fs::create_dir(path("damaged")).unwrap();
+    let used: Vec<usize> = (0..whole.len()).filter(|at| whole[*at] != 0).collect();
+    let chance = SeededChance::new(7);
+    let (mut found, mut panics) = (0, 0);
+    for round in 0..120 {
+        let mut bytes = whole.clone();
+        match round % 4 {
+            // Most of a file is empty: change what is used.
+            0 | 1 => bytes[used[chance.below(used.len() as u64) as usize]] ^= 1 << chance.below(8),
+            2 => {
+                let at = chance.below(bytes.len() as u64) as usize / 512 * 512;
+                let end = bytes.len().min(at + 512);
+                bytes[at..end].fill_with(|| chance.bits() as u8);
+            }
+            _ => bytes.truncate(chance.below(bytes.len() as u64) as usize),
+        }
+        std::fs::write(path("damaged/store.redb"), bytes).unwrap();
+        match minik(&["check", "--data-dir", &path("damaged")]).await {
+            Ok(told) => assert!(told.starts_with("whole: 4 keys at revision "), "{told}"),
+            Err(told) => {
+                found += 1;
+                panics += usize::from(told.contains("the file is damaged"));
+                assert!(told.starts_with("cannot use the store ") && !told.contains('\n'), "{told}");
+            }
+        }
+        let _ = std::fs::remove_file(path("copy"));
+        match minik(&["backup", "--data-dir", &path("damaged"), "--output", &path("copy")]).await {
+            Ok(told) => {
+                let export = Export::read(&std::fs::read(path("copy")).unwrap()[..]).unwrap();
+                assert_eq!(in_order(&export), wanted(), "{told}");
+            }
+            Err(told) => assert!(told.starts_with("cannot use the store "), "{told}"),
+        }
+        let mut bytes = backup.clone();
+        bytes[chance.below(backup.len() as u64) as usize] ^= 1 << chance.below(8);
+        std::fs::write(path("bad"), bytes).unwrap();
+        let told =
+            minik(&["restore", "--input", &path("bad"), "--data-dir", &path("new")]).await.unwrap_err();
+        assert!(told.starts_with("cannot restore ") && !Path::new(&path("new")).exists(), "{told}");
+    }
+    assert!(found > 30, "{found} of 120 damaged files were found");
+    assert_eq!(panics, 0, "the file's library panicked");
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use minik_component::{SystemChance, SystemClock};
 use minik_storage::{Embedded, Etcd, EtcdConfig, Expect, Memory, Revision, Storage, StorageError};
 use server::Server;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ macro_rules! over_every_store {
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn embedded() {
                 let folder = tempfile::tempdir().unwrap();
-                super::$test(std::sync::Arc::new(super::Embedded::open(folder.path(), super::QUOTA).unwrap())).await
+                super::$test(std::sync::Arc::new(super::embedded(folder.path(), super::QUOTA))).await
             }
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn etcd() {
@@ -39,6 +40,10 @@ over_every_store!(
     old_revisions_are_forgotten,
     racing_writers_take_turns
 );
+
+fn embedded(folder: &Path, quota_bytes: u64) -> Embedded {
+    Embedded::open(folder, quota_bytes, Arc::new(SystemClock::default())).unwrap()
+}
 
 async fn etcd(server: &Server) -> Etcd {
     let config = EtcdConfig { servers: vec![server.url()], prefix: "/".into(), ..EtcdConfig::default() };
@@ -95,17 +100,21 @@ async fn old_revisions_are_forgotten(store: Arc<dyn Storage>) {
     assert_eq!(store.get("/a").await.unwrap().unwrap().value, value("2"));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_expires_goes() {
     let folder = tempfile::tempdir().unwrap();
     expires(&Memory::new()).await;
-    expires(&Embedded::open(folder.path(), QUOTA).unwrap()).await;
+    expires(&embedded(folder.path(), QUOTA)).await;
 }
 
 async fn expires(store: &dyn Storage) {
-    let soon = store.put("/soon", value("1"), Expect::Absent, Some(100)).await.unwrap();
-    store.put("/later", value("1"), Expect::Absent, Some(200)).await.unwrap();
-    store.expire(150).await.unwrap();
+    let put = async |key, seconds| {
+        store.put(key, value("1"), Expect::Absent, Some(Duration::from_secs(seconds))).await.unwrap()
+    };
+    let soon = put("/soon", 100).await;
+    put("/later", 200).await;
+    tokio::time::advance(Duration::from_secs(150)).await;
+    store.expire().await.unwrap();
     assert!(store.get("/soon").await.unwrap().is_none() && store.get("/later").await.unwrap().is_some());
     assert!(store.revision().await.unwrap() > soon);
 }
@@ -136,7 +145,7 @@ async fn racing_writers_take_turns(store: Arc<dyn Storage>) {
 #[tokio::test]
 async fn an_embedded_store_is_what_it_was_when_it_is_opened_again() {
     let folder = tempfile::tempdir().unwrap();
-    let open = || Embedded::open(folder.path(), QUOTA).unwrap();
+    let open = || embedded(folder.path(), QUOTA);
     let (kept, revision) = {
         let store = open();
         let one = store.put("/a", value("1"), Expect::Absent, None).await.unwrap();
@@ -163,7 +172,7 @@ async fn an_embedded_store_is_what_it_was_when_it_is_opened_again() {
 #[tokio::test]
 async fn a_full_store_says_so_and_takes_deletions() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Embedded::open(folder.path(), 1000).unwrap();
+    let store = embedded(folder.path(), 1000);
     let first = store.put("/a", Bytes::from(vec![0; 900]), Expect::Absent, None).await.unwrap();
     assert!(matches!(
         store.put("/b", Bytes::from(vec![0; 900]), Expect::Absent, None).await,
@@ -177,8 +186,9 @@ async fn a_full_store_says_so_and_takes_deletions() {
 #[tokio::test]
 async fn two_cannot_use_one_store() {
     let folder = tempfile::tempdir().unwrap();
-    let _first = Embedded::open(folder.path(), QUOTA).unwrap();
-    let error = Embedded::open(folder.path(), QUOTA).err().unwrap().to_string();
+    let _first = embedded(folder.path(), QUOTA);
+    let error =
+        Embedded::open(folder.path(), QUOTA, Arc::new(SystemClock::default())).err().unwrap().to_string();
     assert!(error.contains("another apiserver"), "{error}");
 }
 
@@ -192,12 +202,11 @@ async fn next(changes: &mut minik_storage::Changes) -> minik_storage::Change {
 async fn etcd_deletes_what_expires() {
     let server = Server::start().await;
     let store = etcd(&server).await;
-    let now = jiff::Timestamp::now().as_second();
     let mut revision = Revision::default();
     for key in ["/soon/1", "/soon/2"] {
-        revision = store.put(key, value("1"), Expect::Absent, Some(now + 1)).await.unwrap();
+        revision = store.put(key, value("1"), Expect::Absent, Some(Duration::from_secs(1))).await.unwrap();
     }
-    store.put("/later", value("1"), Expect::Absent, Some(now + 1000)).await.unwrap();
+    store.put("/later", value("1"), Expect::Absent, Some(Duration::from_secs(1000))).await.unwrap();
     let mut changes = store.watch(revision).await.unwrap();
     assert_eq!(&*next(&mut changes).await.key, "/later");
     let (one, two) = (next(&mut changes).await, next(&mut changes).await);

@@ -7,6 +7,7 @@ use minik_storage::{
     Change, Changes, Everything, Expect, Export, Memory, Record, Revision, Storage, StorageError,
 };
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Changes that are on their way to the server that lags.
@@ -56,9 +57,9 @@ impl Storage for SimStore {
         key: &str,
         value: Bytes,
         expect: Expect,
-        expires_at: Option<i64>,
+        ttl: Option<Duration>,
     ) -> Result<Revision, StorageError> {
-        let revision = self.inner.put(key, value.clone(), expect, expires_at).await?;
+        let revision = self.inner.put(key, value.clone(), expect, ttl).await?;
         Ok(self.tell(key, Some(value), revision))
     }
 
@@ -95,7 +96,7 @@ impl Storage for SimStore {
         self.inner.export(prefix).await
     }
 
-    async fn expire(&self, now: i64) -> Result<(), StorageError> {
-        self.inner.expire(now).await
+    async fn expire(&self) -> Result<(), StorageError> {
+        self.inner.expire().await
     }
 }

@@ -1,7 +1,9 @@
 //! A new store file from an export, and a look through one that is there.
 
+use super::record::encode;
 use super::*;
-use minik_component::chain;
+use crate::Change;
+use crate::mvcc::Write;
 
 /// Records of one transaction.
 const AT_ONCE: usize = 4096;
@@ -17,8 +19,6 @@ pub struct Checked {
     pub bytes: u64,
     /// Revisions that no longer count.
     pub stale: u64,
-    /// Pages were repaired.
-    pub repaired: bool,
 }
 
 impl Embedded {
@@ -29,56 +29,60 @@ impl Embedded {
     /// [`StorageError::Broken`] when a store is there or cannot be written.
     pub fn restore(folder: &Path, export: Export, skip: u64) -> Result<(), StorageError> {
         let path = folder.join(FILE);
-        let broken = |problem: String| StorageError::Broken { path: path.display().to_string(), problem };
         if path.exists() {
-            return Err(broken("there is a store already; move it away first".into()));
+            let problem = "there is a store already; move it away first".into();
+            return Err(StorageError::Broken { path: path.display().to_string(), problem });
         }
-        std::fs::create_dir_all(folder)
-            .and_then(|()| private(folder))
-            .map_err(|error| broken(error.to_string()))?;
         // Complete or not there: a file that was cut off is never taken for a store.
         let partial = folder.join("store.restoring");
-        let write = || -> Result<(), Box<dyn std::error::Error>> {
+        let write = || -> Result<(), Failure> {
+            std::fs::create_dir_all(folder)?;
+            private(folder)?;
             if partial.exists() {
                 std::fs::remove_file(&partial)?;
             }
             fill(&builder().create(&partial)?, export, skip)?;
             std::fs::rename(&partial, &path)?;
-            std::fs::File::open(folder)?.sync_all()?;
+            for folder in [Some(folder), folder.parent()].into_iter().flatten() {
+                sync(folder)?;
+            }
             Ok(())
         };
-        write().map_err(|error| broken(chain(&*error)))
+        guarded(write).map_err(|error| broken(&path, &*error))
     }
 
     /// Looks through a store that no server uses: checksums of all pages, and that every record can be read.
     ///
     /// # Errors
     /// [`StorageError::Broken`] when something is wrong.
-    pub fn check(folder: &Path) -> Result<Checked, StorageError> {
+    pub fn check(folder: &Path, clock: &dyn Clock) -> Result<Checked, StorageError> {
         let path = folder.join(FILE);
-        let broken = |problem: String| StorageError::Broken { path: path.display().to_string(), problem };
-        if !path.exists() {
-            return Err(broken("there is no store".into()));
-        }
-        let look = || -> Result<Checked, Box<dyn std::error::Error>> {
-            let mut database = builder().open(&path)?;
-            let whole = database.check_integrity()?;
+        let look = || -> Result<Checked, Failure> {
+            if !path.exists() {
+                return Err("there is no store".into());
+            }
+            let database = builder().set_check_integrity_on_open(true).open(&path)?;
             let mut mvcc = Mvcc::new(0);
-            load(&database, &mut mvcc)?;
-            let all = mvcc.list("");
+            load(&database, &mut mvcc, clock)?;
             Ok(Checked {
-                keys: all.records.len() as u64,
-                revision: all.revision.0,
+                keys: mvcc.list("").records.len() as u64,
+                revision: mvcc.revision().0,
                 bytes: mvcc.bytes(),
                 stale: mvcc.stale().0 as u64,
-                repaired: !whole,
             })
         };
-        look().map_err(|error| broken(chain(&*error)))
+        guarded(look).map_err(|error| broken(&path, &*error))
     }
 }
 
-fn fill(database: &Database, export: Export, skip: u64) -> Result<(), Box<dyn std::error::Error>> {
+/// Makes the names in a folder durable.
+fn sync(folder: &Path) -> std::io::Result<()> {
+    // What was given as a name alone stands in the current folder.
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    std::fs::File::open(folder)?.sync_all()
+}
+
+pub(super) fn fill(database: &Database, export: Export, skip: u64) -> Result<(), Failure> {
     let Export { revision, records } = export.in_order();
     let mut last = 0;
     for part in records.chunks(AT_ONCE) {
@@ -91,7 +95,9 @@ fn fill(database: &Database, export: Export, skip: u64) -> Result<(), Box<dyn st
                 last = record.revision.0.max(last + 1);
                 let (key, value) = (record.key.clone(), Some(record.value.clone()));
                 let change = Change { revision: Revision(last), key, value };
-                table.insert(last, encode(&Write { change, expires_at: *expires_at }).as_slice())?;
+                // How long it was to live in all is not known any more.
+                let expiry = expires_at.map(|at| Expiry { ttl: None, at, deadline: Duration::ZERO });
+                table.insert(last, encode(&Write { change, expiry }).as_slice())?;
             }
         }
         transaction.commit()?;

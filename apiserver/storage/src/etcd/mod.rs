@@ -4,7 +4,7 @@
 //! ```text
 //!  put, delete ──> one transaction: compare mod_revision, then write, else read what is there
 //!  watch       ──> one etcd watch over all keys; broken connections resume after the last revision told
-//!  expires_at  ──> a lease, shared by what expires at about the same time
+//!  ttl         ──> a lease, shared by what expires at about the same time
 //! ```
 //!
 //! Every key is watched, not only those below the prefix: so each revision of etcd arrives, and who waits for a revision
@@ -255,14 +255,16 @@ impl Storage for Etcd {
         key: &str,
         value: Bytes,
         expect: Expect,
-        expires_at: Option<i64>,
+        ttl: Option<Duration>,
     ) -> Result<Revision, StorageError> {
         let write = |lease| {
             let key = Bytes::copy_from_slice(key.as_bytes());
             Op::Put(PutRequest { key, value: value.clone(), lease })
         };
-        let Some(at) = expires_at else { return self.transact(key, expect, write(0)).await };
-        let now = self.clock.now().as_second();
+        let Some(ttl) = ttl else { return self.transact(key, expect, write(0)).await };
+        // etcd counts a lease's time on a clock that never goes back, and so do we.
+        let now = seconds(self.clock.elapsed());
+        let at = now + seconds(ttl);
         let lease = self.leases.for_time(at, now).await?;
         match self.transact(key, expect, write(lease)).await {
             Err(error) if errors::is_lease_gone(&error) => {
@@ -322,9 +324,13 @@ impl Storage for Etcd {
         Ok(Export { revision, records })
     }
 
-    async fn expire(&self, _now: i64) -> Result<(), StorageError> {
+    async fn expire(&self) -> Result<(), StorageError> {
         Ok(())
     }
+}
+
+fn seconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX / 2)
 }
 
 /// Asks for nothing but the revision of the answer.
