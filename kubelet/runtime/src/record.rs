@@ -52,6 +52,9 @@ pub struct SandboxRecord {
     /// Whether everything of it has been given back.
     #[serde(default)]
     pub released: bool,
+    /// Whether it is being made: one that a crash leaves so was told to nobody, and is taken apart.
+    #[serde(default)]
+    pub making: bool,
 }
 
 /// Where a container is in its life.
@@ -148,7 +151,9 @@ impl Records {
     /// # Errors
     /// When it cannot be removed.
     pub fn remove(&self, id: &str) -> io::Result<()> {
-        match std::fs::remove_dir_all(self.folder(id)) {
+        let removed = std::fs::remove_dir_all(self.folder(id));
+        minik_fault::point("record.removed");
+        match removed {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
@@ -184,8 +189,15 @@ impl Records {
 /// When it cannot be written.
 pub fn write_whole(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let temporary = folder.join(format!(".{name}.new"));
-    std::fs::write(&temporary, bytes)?;
-    std::fs::rename(temporary, folder.join(name))
+    if let Err(error) = std::fs::write(&temporary, bytes) {
+        // What a full disk has taken of it is of no use to anybody.
+        let _ = std::fs::remove_file(&temporary);
+        return Err(error);
+    }
+    minik_fault::point("file.written");
+    std::fs::rename(temporary, folder.join(name))?;
+    minik_fault::point("file.renamed");
+    Ok(())
 }
 
 #[cfg(test)]
@@ -207,6 +219,7 @@ mod tests {
             pause: None,
             ready: true,
             released: false,
+            making: false,
         };
         records.write("one", &record).unwrap();
         std::fs::create_dir(records.folder("two")).unwrap();

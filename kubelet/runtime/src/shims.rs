@@ -125,6 +125,7 @@ impl Shims {
         let child = Command::new(format!("/proc/self/fd/{}", image.as_raw_fd()))
             .arg0("minik-shim")
             .env_clear()
+            .envs(std::env::var_os(minik_fault::VARIABLE).map(|folder| (minik_fault::VARIABLE, folder)))
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .spawn()
@@ -140,8 +141,10 @@ impl Shims {
     /// When there is no zygote to be had, or it cannot fork.
     pub async fn spawn(&self, sandbox: &str) -> Result<UnixStream, ShimError> {
         let path = self.socket(sandbox);
-        let listener = std::os::unix::net::UnixListener::bind(&path).map_err(ShimError::Socket)?;
-        let listener = OwnedFd::from(listener);
+        let bind =
+            || std::os::unix::net::UnixListener::bind(&path).map(OwnedFd::from).map_err(ShimError::Socket);
+        let mut listener = bind()?;
+        minik_fault::point("runtime.shim.listens");
         let mut slot = self.zygote.lock().await;
         let mut tries = 0;
         loop {
@@ -156,12 +159,17 @@ impl Shims {
                     spawned.result.map_err(ShimError::Fork)?;
                     break;
                 }
-                // It was killed: another one takes its place.
-                Err(error) if tries < 2 => tracing::warn!(error = error.to_string(), "the zygote has gone"),
+                // It was killed: another one takes its place. A shim that it may have forked has a socket that leads nowhere.
+                Err(error) if tries < 2 => {
+                    tracing::warn!(error = error.to_string(), "the zygote has gone");
+                    self.forget(sandbox);
+                    listener = bind()?;
+                }
                 Err(error) => return Err(error),
             }
         }
         drop(slot);
+        minik_fault::point("runtime.shim.forked");
         UnixStream::connect(&path).await.map_err(ShimError::Socket)
     }
 

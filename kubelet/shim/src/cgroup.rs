@@ -244,6 +244,7 @@ impl Cgroup {
     pub fn create(&self, limits: &Limits) -> Result<(), CgroupError> {
         for folder in &self.folders {
             self.make(folder)?;
+            minik_fault::point("cgroup.made");
         }
         self.update(limits)?;
         match &limits.devices {
@@ -315,7 +316,11 @@ impl Cgroup {
     /// # Errors
     /// When something still runs in it.
     pub fn remove(&self) -> Result<(), CgroupError> {
-        self.folders.iter().try_for_each(|folder| remove_tree(&folder.path))
+        self.folders.iter().try_for_each(|folder| {
+            let removed = remove_tree(&folder.path);
+            minik_fault::point("cgroup.removed");
+            removed
+        })
     }
 
     /// How often the kernel killed something in it for want of memory.

@@ -224,6 +224,7 @@ fn sockets() -> Result<(OwnedFd, OwnedFd), Refusal> {
 /// Puts the child into its cgroup and lets it go on.
 fn release(cgroup: &Cgroup, pid: i32, socket: &OwnedFd) -> Result<(), Refusal> {
     let placed = if cgroup.is_unified() { Ok(()) } else { cgroup.attach(pid) };
+    minik_fault::point("shim.start.placed");
     let released = placed.map_err(|error| refused("place the process", error)).and_then(|()| {
         // A child that has failed already has closed its end; its report tells why.
         let _ = frame::send(socket, &Go, &[]);
@@ -277,6 +278,7 @@ fn begin_in(
     let (stdio, ends) = if spec.process.terminal { (None, Ends::default()) } else { stdio(spec.stdin)? };
     let (ours, theirs) = sockets()?;
     let folder = cgroup_folder(cgroup)?;
+    minik_fault::point("shim.start.cgroup");
     let (join, own) = match &spec.pid {
         PidNamespace::Own => (None, libc::CLONE_NEWPID),
         PidNamespace::Host => (None, 0),
@@ -290,7 +292,9 @@ fn begin_in(
         }
         Fork::Parent(pid) => {
             drop((theirs, stdio));
+            minik_fault::point("shim.start.forked");
             release(cgroup, pid, &ours)?;
+            minik_fault::point("shim.start.released");
             Ok((Start::new(asked, &spec.id, None, pid, ours), ends, log))
         }
     }
@@ -323,7 +327,9 @@ pub fn begin_exec(
         }
         Fork::Parent(pid) => {
             drop((theirs, stdio));
+            minik_fault::point("shim.exec.forked");
             release(&container.cgroup, pid, &ours)?;
+            minik_fault::point("shim.exec.released");
             Ok(Start::new(asked, name, Some(exec), pid, ours))
         }
     }

@@ -119,7 +119,9 @@ pub fn exec(birth: Birth<'_>, target: &OwnedFd, process: &ProcessSpec) -> ! {
 
 fn finish(shim: &OwnedFd, prepared: Result<Program, InitError>) -> ! {
     let program = prepared.and_then(|program| {
+        minik_fault::point("init.ready");
         let Ok(()) = frame::send(shim, &Report::Ready, &[]) else { return Err(InitError::Shim) };
+        minik_fault::point("init.told");
         Ok(program)
     });
     match program {
@@ -146,12 +148,14 @@ fn enter_sandbox(pause: &Pause, spec: &ContainerSpec, cgroup: &Cgroup) -> Result
     for namespace in [&pause.ipc, &pause.uts, &pause.net].into_iter().flatten() {
         join(namespace)?;
     }
+    minik_fault::point("init.joined");
     // Whoever has the host's IPC namespace has the host's shared memory with it.
     let shm = pause.ipc.is_some().then_some((&pause.mount, SHM));
     if let Some(value) = spec.oom_score_adj {
         set_oom_score(value);
     }
     let sources = rootfs::take_sources(spec, shm, cgroup)?;
+    minik_fault::point("init.sources");
     if cgroup.is_unified() {
         sys::unshare_cgroup().map_err(|error| InitError::System("leave the cgroup namespace", error))?;
     }
@@ -187,9 +191,11 @@ fn prepare(shim: &OwnedFd, stdio: Option<Stdio>, process: &ProcessSpec) -> Resul
     sys::reset_signals();
     rustix::process::setsid().map_err(system("start a session"))?;
     connect_stdio(shim, stdio, process)?;
+    minik_fault::point("init.connected");
     // The shim puts this process into its cgroup meanwhile; nothing of the container may run before it is there.
     let mut inbox = frame::Inbox::default();
     frame::receive::<Go>(shim, &mut inbox).map_err(|_| InitError::Shim)?;
+    minik_fault::point("init.goes");
     for (kind, soft, hard) in &process.rlimits {
         sys::set_rlimit(*kind, *soft, *hard).map_err(system("set a resource limit"))?;
     }
@@ -211,6 +217,7 @@ fn prepare(shim: &OwnedFd, stdio: Option<Stdio>, process: &ProcessSpec) -> Resul
         rustix::process::chdir(cwd).map_err(|error| InitError::Cwd(cwd.to_owned(), Words(error)))?;
     }
     let program = find_program(process, &env)?;
+    minik_fault::point("init.user");
     restrict(process, filters.as_ref())?;
     sys::close_from(3, true);
     Ok(program)

@@ -7,7 +7,8 @@
 //!
 //! Invariants: a single thread, no async runtime, no TLS. A shim outlives the runtime and the zygote; it is the truth
 //! about its containers. Everything that it changed on the machine (mounts, namespaces, cgroups) ends with it or is
-//! removed by the runtime through the same [`cgroup`] names. The runtime uses [`protocol`], [`frame`], [`zygote`]'s
+//! removed by the runtime through the same [`cgroup`] names. Between any two effects stands a fault point, so that tests kill
+//! it there. The runtime uses [`protocol`], [`frame`], [`zygote`]'s
 //! messages and [`cgroup`] of this crate, nothing else.
 
 pub mod cgroup;

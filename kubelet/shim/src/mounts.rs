@@ -75,7 +75,9 @@ pub fn copy_of(folder: impl AsFd, path: &Path, recursive: bool) -> Result<OwnedF
 /// When the kernel refuses, a folder over a file among others.
 pub fn attach(mount: impl AsFd, point: impl AsFd, path: &Path) -> Result<(), MountError> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(mount, "", point, "", flags).map_err(|error| MountError::new("mount over", path, error))
+    let moved = move_mount(mount, "", point, "", flags);
+    minik_fault::point("init.mounted");
+    moved.map_err(|error| MountError::new("mount over", path, error))
 }
 
 /// A root folder inside which paths are looked up: neither `..` nor symbolic links leave it.

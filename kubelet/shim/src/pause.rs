@@ -109,9 +109,12 @@ fn run(spec: &SandboxSpec, report: OwnedFd) -> ! {
         Ok(()) => READY.to_owned(),
         Err(error) => error.to_string(),
     };
-    let _ = rustix::io::write(&report, words.as_bytes());
+    minik_fault::point("pause.ready");
+    // A shim that was killed before it could be watched reads nothing any more, and nobody else knows this process.
+    let told = rustix::io::write(&report, words.as_bytes());
+    minik_fault::point("pause.told");
     drop(report);
-    if words != READY {
+    if words != READY || told.is_err() {
         sys::exit(1);
     }
     // Nobody else has anything to do with its descriptors: none is needed any more.
@@ -136,10 +139,12 @@ fn set_up(spec: &SandboxSpec) -> Result<(), PauseError> {
     if !spec.host_network {
         rustix::system::sethostname(spec.hostname.as_bytes()).map_err(system("set the hostname"))?;
     }
+    minik_fault::point("pause.named");
     for (name, value) in &spec.sysctls {
         set_sysctl(name, value)?;
     }
     empty_root(spec.shm_bytes).map_err(|error| PauseError::Setup(error.to_string()))?;
+    minik_fault::point("pause.root");
     sys::set_name(c"pause");
     for capability in 0..64 {
         // The first number that the kernel does not know ends it.

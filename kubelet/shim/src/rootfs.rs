@@ -160,11 +160,13 @@ pub fn enter(spec: &ContainerSpec, sources: Sources) -> Result<(), MountError> {
         root.folder(Path::new(&spec.process.cwd))?;
     }
     restrict(&root, spec)?;
+    minik_fault::point("init.root");
     if spec.rootfs.readonly {
         sys::mount_setattr(root.fd(), RDONLY, 0, 0, false).map_err(failed("make read-only"))?;
     }
     rustix::process::fchdir(root.fd()).map_err(failed("enter the new"))?;
     rustix::process::pivot_root(".", ".").map_err(failed("change"))?;
+    minik_fault::point("init.pivoted");
     unmount(".", UnmountFlags::DETACH).map_err(failed("leave the old"))?;
     rustix::process::chdir("/").map_err(failed("enter"))
 }

@@ -6,7 +6,7 @@ use crate::frame::{self, FrameError, Inbox};
 use crate::pause::Pause;
 use crate::protocol::{Answer, Call, Event, Message, Process, Refusal, Request};
 use crate::sys;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -14,6 +14,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
 mod work;
+
+/// How long a shim waits for who wants a sandbox of it: its runtime or zygote may have been killed, and nobody will come.
+const WANTED_WITHIN: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 /// What there is to read.
 #[derive(Debug, Clone)]
@@ -59,6 +62,7 @@ struct Sandbox {
 /// When the kernel refuses what the shim itself needs.
 pub fn run(listener: UnixListener, _sandbox: String) -> std::io::Result<()> {
     set_up()?;
+    minik_fault::point("shim.born");
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let mut server = Server {
         listener,
@@ -75,7 +79,9 @@ pub fn run(listener: UnixListener, _sandbox: String) -> std::io::Result<()> {
     };
     server.listener.set_nonblocking(true)?;
     while !server.end {
-        for source in server.wait()? {
+        let sources = server.wait()?;
+        server.end = sources.is_empty() && server.is_unwanted();
+        for source in sources {
             server.handle(source);
         }
     }
@@ -97,6 +103,11 @@ fn set_up() -> std::io::Result<()> {
 }
 
 impl Server {
+    /// Whether nobody wants anything of it.
+    fn is_unwanted(&self) -> bool {
+        self.connections.is_empty() && self.sandbox.is_none()
+    }
+
     fn wait(&self) -> std::io::Result<Vec<Source>> {
         let mut sources = vec![Source::Listener];
         let mut fds = vec![PollFd::new(&self.listener, PollFlags::IN)];
@@ -117,7 +128,7 @@ impl Server {
         for (number, connection) in &self.connections {
             add(Source::Connection(*number), connection.socket.as_fd());
         }
-        match poll(&mut fds, None) {
+        match poll(&mut fds, self.is_unwanted().then_some(&WANTED_WITHIN)) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -174,9 +185,7 @@ impl Server {
     fn hang_up(&mut self, number: u64) {
         self.connections.remove(&number);
         // A runtime that died before it made the sandbox will never come back for it.
-        if self.connections.is_empty() && self.sandbox.is_none() {
-            self.end = true;
-        }
+        self.end |= self.is_unwanted();
     }
 
     fn send(&mut self, number: u64, message: &Message, fds: &[OwnedFd]) {

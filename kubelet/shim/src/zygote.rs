@@ -40,7 +40,10 @@ pub fn run() -> Result<(), FrameError> {
         };
         let Some(listener) = fds.pop() else { return Err(FrameError::Malformed(None)) };
         let result = match sys::fork(0, None) {
-            Ok(Fork::Parent(pid)) => Ok(pid),
+            Ok(Fork::Parent(pid)) => {
+                minik_fault::point("zygote.forked");
+                Ok(pid)
+            }
             Ok(Fork::Child) => {
                 drop((socket, fds, inbox));
                 become_shim(listener, spawn);
@@ -49,6 +52,7 @@ pub fn run() -> Result<(), FrameError> {
         };
         drop(listener);
         frame::send(&socket, &Spawned { result }, &[])?;
+        minik_fault::point("zygote.told");
     }
 }
 

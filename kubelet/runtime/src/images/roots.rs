@@ -47,6 +47,7 @@ impl Roots {
     pub(super) fn make(&self, key: &str, record: &RootRecord, topmost: &Path) -> Result<()> {
         let home = self.home(key)?;
         make_private(&home)?;
+        minik_fault::point("root.made");
         let upper = home.join("upper");
         match fs::DirBuilder::new().mode(0o755).create(&upper) {
             Ok(()) => copy_root(topmost, &upper)?,
@@ -55,9 +56,10 @@ impl Roots {
         }
         let work = home.join("work");
         make_private(&work)?;
+        minik_fault::point("root.folders");
         let note = home.join("root.json");
         let bytes = serde_json::to_vec(record).map_err(|e| io_error("write", &note)(e.into()))?;
-        fs::write(&note, bytes).map_err(io_error("write", &note))
+        crate::record::write_whole(&home, "root.json", &bytes).map_err(io_error("write", &note))
     }
 
     /// The folder of a root.
@@ -71,7 +73,9 @@ impl Roots {
 
     /// Removes a root with everything in it.
     pub(super) fn remove(&self, key: &str) -> Result<()> {
-        remove_tree(&self.home(key)?)
+        let removed = remove_tree(&self.home(key)?);
+        minik_fault::point("root.removed");
+        removed
     }
 }
 

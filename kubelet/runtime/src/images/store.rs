@@ -90,8 +90,10 @@ impl Store {
         let layers = Layers::open(&layers_folder, &store_id(&root)?)?;
         let (roots, root_records) = Roots::open(root.join("roots"))?;
         let mut images = read_index(&root)?;
+        let known = images.len();
         images.retain(|image| {
-            let complete = image.layers.iter().all(|layer| layers.acquire(layer).unwrap_or(false));
+            // What cannot be looked at is not missing.
+            let complete = image.layers.iter().all(|layer| layers.acquire(layer).unwrap_or(true));
             if !complete {
                 tracing::warn!(image = %image.id, tags = ?image.tags, "forgetting an image with missing layers");
             }
@@ -99,8 +101,12 @@ impl Store {
         });
         let state = State { images, roots: root_records, arriving: HashMap::new() };
         let inner = Arc::new(Inner { root, layers, roots, state: Mutex::new(state) });
-        inner.write_index(&inner.state())?;
-        inner.collect()?;
+        // A disk that is full or closed keeps nobody from running: all of this is done at the next start as well.
+        let changed = inner.state().images.len() != known;
+        let tidied = if changed { inner.write_index(&inner.state()) } else { Ok(()) };
+        if let Err(error) = tidied.and_then(|()| inner.collect()) {
+            tracing::warn!(%error, "cannot clear what no image needs");
+        }
         Ok(Store { config, inner })
     }
 

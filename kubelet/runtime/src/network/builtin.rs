@@ -6,6 +6,7 @@
 //! after the namespace's last process has ended.
 
 use super::{NetworkError, failed};
+use crate::record::write_whole;
 use minik_net::{Cidr, NetNs, Netlink, Request, Route, Veth};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -109,8 +110,9 @@ impl Builtin {
         }
         let address = free.ok_or_else(|| NetworkError::Full(cidr.to_string()))?;
         state.leaving.remove(&address);
-        let path = self.folder.join(address.to_string());
-        std::fs::write(&path, sandbox).map_err(failed("write", &path))?;
+        let name = address.to_string();
+        write_whole(&self.folder, &name, sandbox.as_bytes())
+            .map_err(failed("write", &self.folder.join(&name)))?;
         state.used.insert(address, sandbox.to_owned());
         state.last = Some(address);
         Ok(address)
@@ -122,7 +124,9 @@ impl Builtin {
             state.used.iter().filter(|(_, holder)| *holder == sandbox).map(|(address, _)| *address).collect();
         for address in held {
             let path = self.folder.join(address.to_string());
-            match std::fs::remove_file(&path) {
+            let removed = std::fs::remove_file(&path);
+            minik_fault::point("network.given_back");
+            match removed {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(failed("remove", &path)(error));
                 }
@@ -204,6 +208,7 @@ fn join(sandbox: &str, address: IpAddr, netns: &Path, mtu: Option<u32>) -> minik
             (near, inside.index_of(POD_LINK)?)
         }
     };
+    minik_fault::point("network.linked");
     inside.add_address(far, Cidr::host(address))?;
     inside.apply(&[
         Request::link_up(1),
@@ -212,6 +217,7 @@ fn join(sandbox: &str, address: IpAddr, netns: &Path, mtu: Option<u32>) -> minik
         Request::replace_route(&Route::to(Cidr::host(GATEWAY)).dev(far)),
         Request::replace_route(&Route::to(Cidr::default_v4()).via(GATEWAY).dev(far).onlink()),
     ])?;
+    minik_fault::point("network.inside");
     host.apply(&[
         Request::add_neighbour(near, address, mac),
         Request::replace_route(&Route::to(Cidr::host(address)).dev(near)),

@@ -199,6 +199,7 @@ impl Inner {
             return self.cni.add(chain, pod, netns, cidr.as_deref());
         }
         let addresses = self.builtin.add(&pod.sandbox_id, netns)?;
+        minik_fault::point("network.joined");
         let link = builtin::host_link(&pod.sandbox_id);
         for address in &addresses {
             if let Err(error) = self.ports.add(&pod.sandbox_id, &link, *address, &pod.ports) {

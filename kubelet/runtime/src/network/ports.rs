@@ -15,6 +15,7 @@ use minik_net::{nft, sysctl};
 use serde::{Deserialize, Serialize};
 
 use super::{HostPort, NetworkError, failed};
+use crate::record::write_whole;
 
 const FAMILY: &str = "ip";
 const TABLE: &str = "minik_hostports";
@@ -63,8 +64,10 @@ impl Ports {
         // Connections through loopback leave with its address as their source until they are translated.
         sysctl::write(&format!("net/ipv4/conf/{link}/route_localnet"), "1")?;
         let text = serde_json::to_vec(&mapping).map_err(|e| failed("write", &path)(e.into()))?;
-        std::fs::write(&path, text).map_err(failed("write", &path))?;
+        write_whole(&self.folder, sandbox, &text).map_err(failed("write", &path))?;
+        minik_fault::point("ports.written");
         let done = ensure_table().and_then(|()| nft::load(&commands("create", &elements)));
+        minik_fault::point("ports.loaded");
         if let Err(error) = done {
             std::fs::remove_file(&path).map_err(failed("remove", &path))?;
             // The kernel names no element; the scheduler keeps Pods of one node apart, so that this is rare.
@@ -93,6 +96,7 @@ impl Ports {
                 Err(minik_net::Error::Nft(words)) if words.contains("No such file") => {}
                 other => other?,
             }
+            minik_fault::point("ports.unloaded");
         }
         std::fs::remove_file(&path).map_err(failed("remove", &path))
     }
@@ -100,7 +104,9 @@ impl Ports {
     /// The sandboxes that have ports.
     pub(super) fn holders(&self) -> Vec<String> {
         let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        // One that was being written belongs to nobody yet.
+        names.filter(|name| !name.starts_with('.')).collect()
     }
 }
 

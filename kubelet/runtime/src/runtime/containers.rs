@@ -1,7 +1,7 @@
 //! Containers: create, start, stop, remove, update.
 
 use super::{Container, Runtime, RuntimeError, file};
-use crate::record::{ContainerRecord, Phase};
+use crate::record::{ContainerRecord, Phase, SandboxRecord};
 use crate::shims::ShimError;
 use crate::spec::{self, Parts};
 use crate::users;
@@ -31,6 +31,23 @@ impl Runtime {
             return Err(RuntimeError::State(format!("sandbox container {:?} is not running", pod.id)));
         }
         let id = self.new_id();
+        let created = self.make_container(id.clone(), pod, config).await;
+        if created.is_err() {
+            // Nobody knows of it: nothing of it may stay.
+            if let Err(error) = self.images.remove_rootfs(&id).await {
+                tracing::error!(container = id, error = error.to_string(), "cannot undo a failed container");
+            }
+            let _ = self.container_records.remove(&id);
+        }
+        created.map(|()| id)
+    }
+
+    async fn make_container(
+        &self,
+        id: String,
+        pod: SandboxRecord,
+        config: v1::ContainerConfig,
+    ) -> Result<(), RuntimeError> {
         let asked = config.image.clone().unwrap_or_default().image;
         let image = self.images.get(&asked).await.ok_or(crate::images::ImageError::NotFound(asked))?;
         let image_config = self.images.image_config(&image.id).await?;
@@ -54,13 +71,8 @@ impl Runtime {
             make_sources(&spec, &config).map_err(file("make a host path"))?;
             Ok(spec)
         });
-        let spec = match made {
-            Ok(spec) => spec,
-            Err(error) => {
-                self.images.remove_rootfs(&id).await?;
-                return Err(error);
-            }
-        };
+        let spec = made?;
+        minik_fault::point("runtime.container.sources");
         let resources = config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
         let record = ContainerRecord {
             id: id.clone(),
@@ -83,7 +95,7 @@ impl Runtime {
         self.container_records.write(&id, &record).map_err(file("write the container's record"))?;
         self.state().containers.insert(id.clone(), Container::new(record));
         self.happened(&id, &pod.id, ContainerEventType::ContainerCreatedEvent);
-        Ok(id)
+        Ok(())
     }
 
     fn turn(&self, id: &str) -> Result<Arc<tokio::sync::Mutex<()>>, RuntimeError> {
@@ -106,8 +118,10 @@ impl Runtime {
             return Err(RuntimeError::State(state));
         }
         let shim = self.shim(&record.sandbox)?;
+        minik_fault::point("runtime.start.asks");
         match shim.call(Request::Start(Box::new(record.spec))).await {
             Ok(Answer::Started(process)) => {
+                minik_fault::point("runtime.started");
                 self.change_container(&id, |record| {
                     record.started_at_ns = process.started_at_ns;
                     // Its end may have been told already.
@@ -162,11 +176,13 @@ impl Runtime {
             let signal = Request::Signal { container: id.clone(), signal: record.stop_signal };
             // One that has just ended is as good; so is a shim that has gone: its end is noticed elsewhere.
             gone(shim.call(signal).await)?;
+            minik_fault::point("runtime.stop.signalled");
             if tokio::time::timeout(grace, ended.wait_for(|ended| *ended)).await.is_ok() {
                 return Ok(());
             }
         }
         gone(shim.call(Request::Kill { container: id.clone() }).await)?;
+        minik_fault::point("runtime.stop.killed");
         match tokio::time::timeout(KILLED_WITHIN, ended.wait_for(|ended| *ended)).await {
             Ok(_) => Ok(()),
             Err(_) => {
@@ -192,8 +208,10 @@ impl Runtime {
                 Err(error) => return Err(error.into()),
             }
         }
+        minik_fault::point("runtime.remove.shim");
         self.remove_cgroup(&record.spec.cgroup).await?;
         self.images.remove_rootfs(&id).await?;
+        minik_fault::point("runtime.remove.root");
         self.container_records.remove(&id).map_err(file("remove the container's files"))?;
         self.happened(&id, &record.sandbox, ContainerEventType::ContainerDeletedEvent);
         self.state().containers.remove(&id);

@@ -12,6 +12,10 @@ impl Runtime {
             self.sandbox_records.read().map_err(file("read the sandboxes"))?;
         let containers: Vec<ContainerRecord> =
             self.container_records.read().map_err(file("read the containers"))?;
+        let (unmade, sandboxes): (Vec<_>, Vec<_>) = sandboxes.into_iter().partition(|record| record.making);
+        for record in unmade {
+            self.unmake_sandbox(&record).await;
+        }
         {
             let mut state = self.state();
             for record in containers {
@@ -23,6 +27,7 @@ impl Runtime {
         }
         for record in sandboxes {
             self.recover_sandbox(record).await;
+            minik_fault::point("runtime.recovered");
         }
         self.clear_leftovers().await
     }
@@ -44,13 +49,13 @@ impl Runtime {
         }
         self.follow(id, shim.clone());
         match shim.call(Request::State).await {
-            Ok(Answer::State(state)) => self.reconcile(&record, &state),
+            Ok(Answer::State(state)) => self.reconcile(&record, &state).await,
             Ok(_) => {}
             Err(error) => tracing::error!(sandbox = id, error = error.to_string(), "a shim tells nothing"),
         }
     }
 
-    fn reconcile(&self, record: &SandboxRecord, state: &State) {
+    async fn reconcile(&self, record: &SandboxRecord, state: &State) {
         let (id, pause) = (&record.id, state.pause.clone());
         self.change_sandbox(id, |record| {
             record.ready &= pause.is_some();
@@ -69,7 +74,14 @@ impl Runtime {
                     });
                     self.exited(id, &container.id, exit);
                 }
-                // Created and not started, ended before, or starting right now: then its end will be told.
+                // Nobody was left to be answered that it has started: asked again, the shim answers this time.
+                Some(ContainerState::Starting) if container.phase == Phase::Created => {
+                    if let Err(error) = self.start_container(&container.id).await {
+                        let error = error.to_string();
+                        tracing::warn!(container = container.id, error, "its start has failed");
+                    }
+                }
+                // Created and not started, or ended before.
                 _ => {}
             }
         }
@@ -105,13 +117,26 @@ impl Runtime {
         }
         for container in self.containers() {
             if !sandboxes.contains(&container.sandbox) {
-                self.remove_container(&container.id).await?;
+                if let Err(error) = self.remove_container(&container.id).await {
+                    let error = error.to_string();
+                    tracing::error!(
+                        container = container.id,
+                        error,
+                        "cannot remove a container that is left"
+                    );
+                }
             }
         }
         let known: BTreeSet<_> = self.containers().into_iter().map(|container| container.id).collect();
         for key in self.images.rootfs_keys().await? {
-            if !known.contains(&key) {
-                self.images.remove_rootfs(&key).await?;
+            if !known.contains(&key)
+                && let Err(error) = self.images.remove_rootfs(&key).await
+            {
+                tracing::error!(
+                    container = key,
+                    error = error.to_string(),
+                    "cannot remove a root that is left"
+                );
             }
         }
         Ok(())

@@ -38,6 +38,7 @@ impl Runtime {
             pause: None,
             ready: false,
             released: false,
+            making: true,
         };
         let made = self.make_sandbox(&mut record).await;
         let shim = match made {
@@ -47,8 +48,6 @@ impl Runtime {
                 return Err(error);
             }
         };
-        record.ready = true;
-        self.sandbox_records.write(&id, &record).map_err(file("write the sandbox's record"))?;
         self.state().sandboxes.insert(id.clone(), Sandbox::new(record, Some(shim.clone())));
         if shim.is_gone() {
             // It went while nobody knew the sandbox yet.
@@ -60,17 +59,22 @@ impl Runtime {
     }
 
     async fn make_sandbox(&self, record: &mut SandboxRecord) -> Result<Shim, RuntimeError> {
-        let id = &record.id;
+        let id = record.id.clone();
+        let id = id.as_str();
         let spec = spec::sandbox(id, &record.config)?;
         let host_network = spec.host_network;
         let folder = self.sandbox_records.folder(id);
+        // Before anything else: whoever finds it after a crash knows what to take apart.
+        self.sandbox_records.write(id, record).map_err(file("write the sandbox's record"))?;
         write_files(&folder, &record.config).map_err(file("write the sandbox's files"))?;
         if !record.config.log_directory.is_empty() {
             std::fs::create_dir_all(&record.config.log_directory).map_err(file("make the log folder"))?;
         }
         let shim = Shim::new(self.shims.spawn(id).await?);
         self.follow(id, shim.clone());
+        minik_fault::point("runtime.sandbox.shim");
         let answer = shim.call(Request::CreateSandbox(Box::new(spec))).await?;
+        minik_fault::point("runtime.sandbox.paused");
         let Answer::Started(pause) = answer else {
             return Err(RuntimeError::State("the shim answers something else".to_owned()));
         };
@@ -79,6 +83,8 @@ impl Runtime {
         if !host_network {
             record.addresses = self.join_network(record, &netns).await?;
         }
+        (record.ready, record.making) = (true, false);
+        self.sandbox_records.write(id, record).map_err(file("write the sandbox's record"))?;
         Ok(shim)
     }
 
@@ -88,7 +94,7 @@ impl Runtime {
     }
 
     /// Undoes what was made of a sandbox that never came to be.
-    async fn unmake_sandbox(&self, record: &SandboxRecord) {
+    pub(super) async fn unmake_sandbox(&self, record: &SandboxRecord) {
         if let Err(error) = self.release(record, None).await {
             tracing::error!(sandbox = record.id, error = error.to_string(), "cannot undo a failed sandbox");
         }
@@ -103,11 +109,14 @@ impl Runtime {
         if !spec::of_node(spec::namespaces(&record.config).network) {
             network = self.network.remove(&identity(record), netns.as_deref()).await;
         }
+        minik_fault::point("runtime.release.network");
         match shim {
             Some(shim) => self.end_shim(id, &shim).await,
             None => self.end_unknown_shim(id).await,
         }
+        minik_fault::point("runtime.release.shim");
         self.shims.forget(id);
+        minik_fault::point("runtime.release.socket");
         self.remove_cgroup(&CgroupSpec { parent: spec::cgroup_parent(&record.config), name: id.clone() })
             .await?;
         network.map_err(|source| RuntimeError::Network { sandbox: id.clone(), source })
@@ -170,6 +179,7 @@ impl Runtime {
             return Ok(());
         }
         self.release(&record, shim).await?;
+        minik_fault::point("runtime.released");
         self.end_containers(&id).await;
         let was_ready = record.ready;
         self.change_sandbox(&id, |record| {

@@ -59,32 +59,41 @@ pub struct Fixture {
     before: Snapshot,
 }
 
+/// A runtime whose folders are all in one.
+pub fn config(folder: &Path, pod_cidr: String, shim: PathBuf) -> Config {
+    Config {
+        listen: format!("unix://{}", folder.join("cri.sock").display()),
+        root: folder.join("root"),
+        state: folder.join("state"),
+        shim,
+        images: minik_runtime::images::StoreConfig { root: folder.join("images"), ..Default::default() },
+        network: minik_runtime::network::NetworkConfig {
+            pod_cidr: Some(pod_cidr),
+            state: folder.join("network"),
+            cni_conf_dir: folder.join("no-cni"),
+            cni_bin_dir: folder.join("no-cni"),
+        },
+        clock: Arc::new(SystemClock::default()),
+        chance: Arc::new(SystemChance),
+    }
+}
+
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 impl Fixture {
     pub async fn new() -> Fixture {
+        Fixture::below(&std::env::temp_dir(), |_| {}).await
+    }
+
+    /// One whose folders are below another, and whose configuration is changed.
+    pub async fn below(base: &Path, change: impl FnOnce(&mut Config)) -> Fixture {
         let before = Snapshot::take();
-        let folder = tempfile::Builder::new().prefix("minik-runtime-").tempdir().unwrap();
+        let folder = tempfile::Builder::new().prefix("minik-runtime-").tempdir_in(base).unwrap();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let parent = format!("/minik-test-{}-{number}/pod", std::process::id());
-        let config = Config {
-            listen: format!("unix://{}", folder.path().join("cri.sock").display()),
-            root: folder.path().join("root"),
-            state: folder.path().join("state"),
-            shim: shim(),
-            images: minik_runtime::images::StoreConfig {
-                root: folder.path().join("images"),
-                ..Default::default()
-            },
-            network: minik_runtime::network::NetworkConfig {
-                pod_cidr: Some(format!("10.{}.{}.0/24", 100 + number % 100, std::process::id() % 250)),
-                state: folder.path().join("network"),
-                cni_conf_dir: folder.path().join("no-cni"),
-                cni_bin_dir: folder.path().join("no-cni"),
-            },
-            clock: Arc::new(SystemClock::default()),
-            chance: Arc::new(SystemChance),
-        };
+        let range = format!("10.{}.{}.0/24", 100 + number % 100, std::process::id() % 250);
+        let mut config = config(folder.path(), range, shim());
+        change(&mut config);
         let (client, shutdown, task) = start(&config).await;
         let mut fixture = Fixture { folder, parent, client, config, shutdown, task, before };
         fixture.load().await;
@@ -416,7 +425,7 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 /// The folders of this name at the top of every cgroup tree, or below where this process is.
-fn cgroup_folders(name: &str) -> Vec<PathBuf> {
+pub fn cgroup_folders(name: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut look = |folder: &Path| {
         if folder.join(name).exists() {
@@ -438,7 +447,7 @@ fn cgroup_folders(name: &str) -> Vec<PathBuf> {
 }
 
 /// Removes cgroups that nothing is in.
-fn remove_empty(folder: &Path) {
+pub fn remove_empty(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_empty(&entry.path());

@@ -50,6 +50,7 @@ impl Server {
         let cgroup = self.trees.cgroup(&spec.cgroup);
         let limits = Limits { cpu_shares: SANDBOX_CPU_SHARES, ..Limits::default() };
         let made = cgroup.create(&limits).map_err(|error| refused("make the sandbox's cgroup", error));
+        minik_fault::point("shim.sandbox.cgroup");
         let pause =
             made.and_then(|()| Pause::start(spec).map_err(|error| refused("start the sandbox", error)));
         let pause = match pause {
@@ -59,11 +60,14 @@ impl Server {
                 return self.answer(asked, Err(refusal));
             }
         };
+        minik_fault::point("shim.sandbox.paused");
         let running = process(pause.pid);
         // Version 1 takes milliseconds for this, which the network's set-up on the other side takes as well.
         self.answer(asked, Ok(Answer::Started(running.clone())));
+        minik_fault::point("shim.sandbox.told");
         let own = i32::try_from(std::process::id()).unwrap_or(0);
         let placed = cgroup.attach(pause.pid).and_then(|()| cgroup.attach(own));
+        minik_fault::point("shim.sandbox.placed");
         self.sandbox = Some(Sandbox { pause, cgroup, process: running, alive: true });
         if placed.is_err() {
             // Outside its cgroup nothing accounts for it, and nobody could find it: better to have none.
@@ -90,8 +94,23 @@ impl Server {
     }
 
     pub(super) fn start(&mut self, spec: ContainerSpec, asked: (u64, u64)) -> Result<(), Refusal> {
-        if self.containers.contains_key(&spec.id) {
-            return Err(wrong_state(format!("container {} was started already", spec.id)));
+        // A runtime that died before it was answered asks again after its restart.
+        match self.containers.get(&spec.id).map(|container| &container.state) {
+            None => {}
+            Some(ContainerState::Running(process)) => {
+                let process = process.clone();
+                self.answer(asked, Ok(Answer::Started(process)));
+                return Ok(());
+            }
+            Some(ContainerState::Starting) => {
+                let starts = self.starts.iter_mut();
+                let under_way = starts.filter(|start| start.exec.is_none() && start.container == spec.id);
+                under_way.for_each(|start| start.asked = asked);
+                return Ok(());
+            }
+            Some(ContainerState::Exited { .. }) => {
+                return Err(wrong_state(format!("container {} was started already", spec.id)));
+            }
         }
         let target = match &spec.pid {
             PidNamespace::Container(name) => match self.find(name)?.state {
@@ -196,7 +215,9 @@ impl Server {
                 }
             }
         }
+        minik_fault::point("shim.start.runs");
         self.answer_with(start.asked, Ok(Answer::Started(running)), &terminal);
+        minik_fault::point("shim.start.told");
         if let Some(status) = status {
             self.ended(start.pid, status);
         }
@@ -220,6 +241,7 @@ impl Server {
     }
 
     fn ended(&mut self, pid: i32, status: WaitStatus) {
+        minik_fault::point("shim.reaped");
         if let Some(exec) = self.execs.remove(&pid) {
             return self.event(Event::ExecExited { exec, exit: exit(status, false) });
         }
@@ -244,7 +266,9 @@ impl Server {
         let _ = container.cgroup.remove();
         container.state = ContainerState::Exited { process, exit: exit.clone() };
         let container = name.clone();
+        minik_fault::point("shim.exited");
         self.event(Event::Exited { container, exit });
+        minik_fault::point("shim.exited.told");
     }
 
     pub(super) fn signal(&mut self, name: &str, signal: i32) -> Result<(), Refusal> {
@@ -254,11 +278,14 @@ impl Server {
         let Some(pidfd) = &container.pidfd else {
             return Err(wrong_state(format!("container {name} is not running")));
         };
-        rustix::process::pidfd_send_signal(pidfd, signal).map_err(|error| refused("send the signal", error))
+        let sent = rustix::process::pidfd_send_signal(pidfd, signal);
+        minik_fault::point("shim.signalled");
+        sent.map_err(|error| refused("send the signal", error))
     }
 
     pub(super) fn kill(&mut self, name: &str) -> Result<(), Refusal> {
         self.find(name)?.cgroup.kill();
+        minik_fault::point("shim.killed");
         Ok(())
     }
 
@@ -305,6 +332,7 @@ impl Server {
             return Err(wrong_state(format!("container {name} is running")));
         }
         container.cgroup.remove().map_err(|error| refused("remove the container's cgroup", error))?;
+        minik_fault::point("shim.removed");
         self.containers.remove(name);
         Ok(())
     }
@@ -314,12 +342,14 @@ impl Server {
         for container in self.containers.values() {
             container.cgroup.kill();
         }
+        minik_fault::point("shim.shutdown.killed");
         if let Some(sandbox) = &self.sandbox {
             if let (true, Some(pid)) = (sandbox.alive, Pid::from_raw(sandbox.process.pid)) {
                 let _ = rustix::process::kill_process(pid, Signal::KILL);
             }
             let _ = &sandbox.cgroup;
         }
+        minik_fault::point("shim.shutdown.paused");
         // Everything that is left has been killed: this waits for it to go.
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::empty()) {
             self.ended(pid.as_raw_nonzero().get(), status);
@@ -327,6 +357,7 @@ impl Server {
         for container in self.containers.values() {
             let _ = container.cgroup.remove();
         }
+        minik_fault::point("shim.shutdown.done");
         self.end = true;
     }
 }
