@@ -87,6 +87,7 @@ impl Cgroups {
     fn make_now(&self, path: &str, limits: &PodLimits) -> Result<(), CgroupError> {
         for hierarchy in self.hierarchies.iter().filter(|one| one.limits()) {
             let dir = self.make_dirs(hierarchy, path)?;
+            minik_fault::point("kubelet.cgroup.made");
             limit(hierarchy, &dir, limits, self.most_pids).map_err(|source| CgroupError {
                 what: "limit",
                 path: dir.clone(),
@@ -135,6 +136,7 @@ impl Cgroups {
                     source,
                 })?;
             }
+            minik_fault::point("kubelet.cgroup.removed");
         }
         Ok(())
     }

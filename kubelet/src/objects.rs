@@ -44,11 +44,26 @@ struct Token {
 }
 
 impl Token {
-    /// Renewed after four fifths of its time, or after a day.
+    /// Renewed after four fifths of its time, or after a day; and when the clock was set back: then nobody takes it yet.
     fn is_fresh(&self, now: Timestamp) -> bool {
         let whole = self.until.as_second() - self.from.as_second();
         let passed = now.as_second() - self.from.as_second();
-        passed < (whole * 4 / 5).min(24 * 3600)
+        (0..(whole * 4 / 5).min(24 * 3600)).contains(&passed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_renewed_in_time_whatever_the_clock_does() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let token = Token { text: String::new(), from: at(100_000), until: at(103_600) };
+        assert!(token.is_fresh(at(100_000)) && token.is_fresh(at(102_879)));
+        assert!(!token.is_fresh(at(102_880)), "four fifths have passed");
+        assert!(!token.is_fresh(at(103_700)), "an hour ahead");
+        assert!(!token.is_fresh(at(96_400)), "an hour back");
     }
 }
 

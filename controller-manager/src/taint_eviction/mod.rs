@@ -56,8 +56,9 @@ struct TaintEviction {
     clock: Arc<dyn Clock>,
     recorder: EventRecorder,
     evicted: IntCounter,
-    /// Since when Pods count, by uid, of those that may stay for a while.
-    since: Mutex<BTreeMap<Arc<str>, Timestamp>>,
+    /// How long Pods had stayed when they were seen first, and when that was, by uid, of those that may stay for a while:
+    /// from then on the wall clock, which may be set at any time, does not count.
+    since: Mutex<BTreeMap<Arc<str>, (Duration, Duration)>>,
 }
 
 /// Adds the controller.
@@ -115,8 +116,10 @@ impl Controller for TaintEviction {
             }
         };
         let now = self.clock.now();
-        let since = *self.since().entry(uid.clone()).or_insert_with(|| met(&pod, taints, now));
-        let stayed = Duration::try_from(now.duration_since(since)).unwrap_or_default();
+        let today = self.clock.elapsed();
+        let stayed = || Duration::try_from(now.duration_since(met(&pod, taints, now))).unwrap_or_default();
+        let (before, since) = *self.since().entry(uid.clone()).or_insert_with(|| (stayed(), today));
+        let stayed = before + today.saturating_sub(since);
         if let Some(left) = limit.checked_sub(stayed).filter(|left| !left.is_zero()) {
             return Ok(Done::After(left));
         }
@@ -127,7 +130,7 @@ impl Controller for TaintEviction {
 }
 
 impl TaintEviction {
-    fn since(&self) -> std::sync::MutexGuard<'_, BTreeMap<Arc<str>, Timestamp>> {
+    fn since(&self) -> std::sync::MutexGuard<'_, BTreeMap<Arc<str>, (Duration, Duration)>> {
         // Each change is complete before anything can panic.
         self.since.lock().unwrap_or_else(PoisonError::into_inner)
     }

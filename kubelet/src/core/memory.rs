@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// The first wait after a crash, doubled up to the longest.
 const FIRST_WAIT: Duration = Duration::from_secs(10);
-const LONGEST_WAIT: Duration = Duration::from_secs(300);
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
 /// What is remembered of one Pod.
 #[derive(Debug, Clone, Default)]
@@ -110,7 +110,9 @@ impl Crashes {
         if is_old(self.since_ns, now_ns) {
             return None;
         }
-        let passed = nanos(now_ns - finished_ns);
+        // An end that is further ahead than the wait was told by a clock that has been set back since.
+        let passed =
+            if nanos(finished_ns - now_ns) > self.wait { self.wait } else { nanos(now_ns - finished_ns) };
         let left = self.wait.checked_sub(passed).filter(|left| !left.is_zero())?;
         Some((self.wait, left))
     }
@@ -167,6 +169,18 @@ mod tests {
         let later = now + 700 * SECOND;
         assert_eq!(crashes.unwrap().waits(later, later), None);
         assert_eq!(Crashes::next(crashes, later, later).wait, FIRST_WAIT);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_makes_nobody_wait_longer() {
+        let (noon, hour) = (40_000 * SECOND, 3600 * SECOND);
+        let crashes = Crashes::next(None, noon, noon);
+        assert!(crashes.waits(noon, noon + SECOND).is_some());
+        assert_eq!(crashes.waits(noon, noon + SECOND + hour), None, "an hour ahead");
+        assert_eq!(crashes.waits(noon, noon + SECOND - hour), None, "an hour back");
+        let (_, left) = crashes.waits(noon, noon - SECOND).unwrap();
+        assert_eq!(left, FIRST_WAIT, "a second back costs no more than a wait");
+        assert_eq!(Crashes::next(Some(crashes), noon, noon - hour).wait, FIRST_WAIT * 2);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What is to be done for a Pod now: pure, from what is wanted, what is there and what is remembered.
 
-use super::memory::{Failure, Found, Memory, go_duration};
+use super::memory::{Failure, Found, LONGEST_WAIT, Memory, go_duration};
 use super::view::{Instance, PodView, State};
 use crate::pod::{Kind, PodObject, init_kind, restarts};
 use k8s_openapi::api::core::v1::Container;
@@ -302,8 +302,9 @@ impl Planner<'_> {
 
     /// How long something that failed is not tried again yet.
     fn held(&self, name: &str) -> Option<Duration> {
-        let left = self.memory.held.get(name)? - self.now_ns;
-        (left > 0).then(|| Duration::from_nanos(left as u64))
+        let left = Duration::from_nanos((self.memory.held.get(name)? - self.now_ns).max(0) as u64);
+        // Longer than anything is held means that the clock was set back meanwhile.
+        (!left.is_zero() && left <= LONGEST_WAIT).then_some(left)
     }
 
     /// Plans a start, now or after the container's wait.
@@ -446,6 +447,17 @@ mod tests {
             plan(&one("Always"), &ended, &memory, 105 * SECOND).again_in,
             Some(Duration::from_secs(5))
         );
+    }
+
+    #[test]
+    fn what_failed_is_held_until_its_time_whatever_the_clock_does() {
+        let mut memory = Memory::default();
+        memory.held.insert(String::new(), 110 * SECOND);
+        let pod = one("Always");
+        let wait = |now: i64| plan(&pod, &PodView::default(), &memory, now * SECOND).again_in;
+        assert_eq!(wait(105), Some(Duration::from_secs(5)));
+        assert_eq!(wait(105 + 3600), None);
+        assert_eq!(wait(105 - 3600), None, "the clock was set back: it is tried at once");
     }
 
     #[test]

@@ -147,6 +147,7 @@ impl StatusWriter {
             let path = format!("{}/status", entry.path);
             match call::patch::<Written>(client, &path, PatchKind::Strategic, &change).await {
                 Ok(written) => {
+                    minik_fault::point("kubelet.status.told");
                     let known = (written.status, revision(&written.metadata.resource_version));
                     if let Some(entry) = self.entries().get_mut(uid).filter(|entry| entry.known.1 < known.1) {
                         entry.known = known;
@@ -159,7 +160,10 @@ impl StatusWriter {
             let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0,
                 "preconditions": {"uid": &**uid}});
             match call::delete(client, &entry.path, &options).await {
-                Ok(_) => self.gone(uid),
+                Ok(_) => {
+                    minik_fault::point("kubelet.pod.deleted");
+                    self.gone(uid);
+                }
                 Err(error) => return self.failed(uid, &entry.path, &error),
             }
         }

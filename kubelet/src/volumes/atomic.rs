@@ -43,22 +43,40 @@ pub fn write(dir: &Path, payload: &Payload, group: Option<u32>) -> io::Result<bo
     if let Some(old) = &old
         && is_same(&dir.join(old), payload, group)
     {
+        // Whoever made it so may have been killed before it had done the rest.
+        finish(dir, payload, old)?;
         return Ok(false);
     }
     let new = fresh_dir(dir)?;
+    minik_fault::point("kubelet.payload.folder");
     write_files(&dir.join(&new), payload, group)?;
+    minik_fault::point("kubelet.payload.files");
     let next = dir.join(DATA_NEXT);
     match fs::remove_file(&next) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     symlink(&new, &next)?;
+    minik_fault::point("kubelet.payload.next");
     fs::rename(&next, dir.join(DATA))?;
-    links(dir, payload)?;
-    if let Some(old) = old {
-        fs::remove_dir_all(dir.join(old))?;
-    }
+    minik_fault::point("kubelet.payload.changed");
+    finish(dir, payload, &new)?;
     Ok(true)
+}
+
+/// The links to the files in `current`, and nothing of what was before it.
+fn finish(dir: &Path, payload: &Payload, current: &Path) -> io::Result<()> {
+    links(dir, payload)?;
+    minik_fault::point("kubelet.payload.links");
+    for found in fs::read_dir(dir)? {
+        let found = found?;
+        let name = found.file_name();
+        let is_generation = name.to_string_lossy().starts_with("..") && found.file_type()?.is_dir();
+        if is_generation && Path::new(&name) != current {
+            fs::remove_dir_all(found.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn fresh_dir(dir: &Path) -> io::Result<PathBuf> {

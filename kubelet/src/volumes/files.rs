@@ -16,6 +16,7 @@ pub async fn make_dirs(dir: PathBuf) -> io::Result<()> {
     let made = tokio::task::spawn_blocking(move || {
         for part in ["volumes", "containers", "volume-subpaths"] {
             fs::create_dir_all(dir.join(part))?;
+            minik_fault::point("kubelet.folder.made");
         }
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o750))
     });
@@ -30,25 +31,37 @@ pub fn empty_dir(
     group: Option<i64>,
 ) -> Result<(), VolumeError> {
     let what = || format!("cannot make {}", path.display());
-    if path.is_dir() && (medium != "Memory" || is_mount_point(path)) {
-        return Ok(());
-    }
-    fs::create_dir_all(path).map_err(|error| VolumeError::io(what(), error))?;
-    match medium {
-        "" => {}
-        "Memory" => {
-            let size = size_bytes.map(|bytes| format!(",size={bytes}")).unwrap_or_default();
-            memory(path, &format!("mode=0777{size}")).map_err(|error| VolumeError::io(what(), error))?;
-        }
-        _ => return Err(VolumeError::Kind("huge page")),
-    }
     // Whoever runs in the Pod may write here, as with upstream.
     let mode = if group.is_some() { 0o2777 } else { 0o777 };
+    let made = match medium {
+        "" if path.is_dir() => Ok(()),
+        "" => whole_dir(path, mode, group),
+        "Memory" if is_mount_point(path) => Ok(()),
+        "Memory" => {
+            let size = size_bytes.map(|bytes| format!(",size={bytes}")).unwrap_or_default();
+            let owner = group.map(|group| format!(",gid={group}")).unwrap_or_default();
+            fs::create_dir_all(path).and_then(|()| {
+                minik_fault::point("kubelet.volume.folder");
+                memory(path, &format!("mode={mode:o}{owner}{size}"))
+            })
+        }
+        _ => return Err(VolumeError::Kind("huge page")),
+    };
+    minik_fault::point("kubelet.volume.made");
+    made.map_err(|error| VolumeError::io(what(), error))
+}
+
+/// Makes a folder that is there with its owner and mode, or not at all: beside its place, and moved.
+fn whole_dir(path: &Path, mode: u32, group: Option<i64>) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let fresh = path.with_file_name(format!(".{name}.new"));
+    fs::create_dir_all(&fresh)?;
+    minik_fault::point("kubelet.volume.folder");
     if let Some(group) = group {
-        chown(path, None, Some(group as u32)).map_err(|error| VolumeError::io(what(), error))?;
+        chown(&fresh, None, Some(group as u32))?;
     }
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))
-        .map_err(|error| VolumeError::io(what(), error))
+    fs::set_permissions(&fresh, fs::Permissions::from_mode(mode))?;
+    fs::rename(&fresh, path)
 }
 
 fn memory(path: &Path, options: &str) -> io::Result<()> {
@@ -70,6 +83,7 @@ pub fn write_payload(
     if in_memory && !is_mount_point(path) {
         let options = format!("mode=0777,size={PAYLOAD_BYTES}");
         memory(path, &options).map_err(|error| VolumeError::io(what(), error))?;
+        minik_fault::point("kubelet.payload.mounted");
     }
     let group = group.map(|group| group as u32);
     atomic::write(path, payload, group).map_err(|error| VolumeError::io(what(), error))?;
@@ -96,8 +110,11 @@ pub fn remove_pod(dir: &Path) -> Result<(), VolumeError> {
     for mount in mounts {
         unmount(&mount, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
             .map_err(|error| VolumeError::io(format!("cannot unmount {}", mount.display()), error))?;
+        minik_fault::point("kubelet.unmounted");
     }
-    match fs::remove_dir_all(dir) {
+    let removed = fs::remove_dir_all(dir);
+    minik_fault::point("kubelet.folder.removed");
+    match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(VolumeError::io(what(), error)),
         _ => Ok(()),
     }

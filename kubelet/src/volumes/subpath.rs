@@ -31,8 +31,10 @@ pub fn bind(volume: &Path, sub: &Path, target: &Path) -> io::Result<()> {
         }
         fs::File::create(target)?;
     }
+    minik_fault::point("kubelet.subpath.made");
     let source = format!("/proc/self/fd/{}", opened.as_raw_fd());
     mount(&source, target, "", MountFlags::BIND | MountFlags::REC, None)?;
+    minik_fault::point("kubelet.subpath.bound");
     Ok(())
 }
 

@@ -54,6 +54,7 @@ impl Worker {
 
     async fn take_down(&mut self, pod: &PodObject) -> Result<(), String> {
         let context = &self.context;
+        minik_fault::point("kubelet.sandboxes.ended");
         context.volumes.tear_down(pod.uid()).await.map_err(|error| minik_component::chain(&error))?;
         context.cgroups.remove(pod.uid()).await.map_err(|error| minik_component::chain(&error))?;
         context.images.forget(pod.uid());
@@ -74,6 +75,7 @@ impl Worker {
                 tracing::warn!(pod = pod.long_name(), %error, "cannot remove a container");
                 return false;
             }
+            minik_fault::point("kubelet.container.removed");
         }
         for sandbox in &self.view.sandboxes {
             if let Err(error) = runtime.remove_sandbox(&sandbox.id).await
@@ -82,6 +84,7 @@ impl Worker {
                 tracing::warn!(pod = pod.long_name(), %error, "cannot remove a sandbox");
                 return false;
             }
+            minik_fault::point("kubelet.sandbox.removed");
         }
         if let Err(error) = self.take_down(pod).await {
             tracing::warn!(pod = pod.long_name(), error, "cannot take down what the Pod had");
@@ -93,6 +96,7 @@ impl Worker {
             }
             _ => {}
         }
+        minik_fault::point("kubelet.logs.removed");
         self.context.writer.forget(pod.uid());
         true
     }
@@ -111,6 +115,7 @@ impl Worker {
             let passed = self.context.clock().elapsed().saturating_sub(began).as_secs() as i64;
             failed |= !self.kill(pod, one, (whole - passed).max(0), grace.is_some(), None).await;
         }
+        minik_fault::point("kubelet.containers.ended");
         for sandbox in self.view.sandboxes.iter().filter(|one| one.ready) {
             if let Err(error) = self.context.runtime.stop_sandbox(&sandbox.id).await
                 && !error.is_absent()
@@ -194,6 +199,7 @@ impl Worker {
         if !is_exact && grace_seconds > 0 {
             left = left.max(SHORTEST_GRACE_SECONDS);
         }
+        minik_fault::point("kubelet.container.stops");
         match context.runtime.stop_container(&run.id, left.max(0)).await {
             Ok(()) => true,
             Err(error) if error.is_absent() => true,

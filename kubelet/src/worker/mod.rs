@@ -135,6 +135,8 @@ pub struct Worker {
     retries: u32,
     /// When the Pod was seen first.
     born: Duration,
+    /// How long it had been active when that was first asked, and when: the wall clock may be set at any time.
+    active: Option<(Duration, Duration)>,
     /// When volumes were brought up to date last.
     refreshed: Duration,
     /// The labels and annotations that volumes may tell of.
@@ -157,6 +159,7 @@ impl Worker {
             told: pod.status.clone(),
             retries: 0,
             born: context.clock().elapsed(),
+            active: None,
             refreshed: context.clock().elapsed(),
             fields: None,
             context,
@@ -313,6 +316,7 @@ impl Worker {
                 continue;
             }
             let log = log_dir.join(&run.name).join(format!("{}.log", run.attempt));
+            minik_fault::point("kubelet.run.collected");
             // One that was never written to is not there.
             let _ = tokio::fs::remove_file(log).await;
         }
@@ -345,17 +349,19 @@ impl Worker {
         }
     }
 
-    fn deadline_in(&self, pod: &PodObject) -> Option<Duration> {
-        let seconds = pod.spec.active_deadline_seconds?;
-        let began = self.told.start_time.as_ref()?.0.as_second();
-        let left = began + seconds - self.context.now().as_second();
-        Some(Duration::from_secs(left.max(0) as u64) + Duration::from_millis(100))
+    /// How long the Pod may be active still, if it has a limit.
+    fn deadline_in(&mut self, pod: &PodObject) -> Option<Duration> {
+        let whole = Duration::from_secs(pod.spec.active_deadline_seconds?.max(0) as u64);
+        let start = self.told.start_time.as_ref()?.0;
+        let (now, today) = (self.context.clock().elapsed(), self.context.now());
+        let (ran, since) = *self.active.get_or_insert_with(|| {
+            (Duration::try_from(today.duration_since(start)).unwrap_or_default(), now)
+        });
+        Some(whole.saturating_sub(ran + now.saturating_sub(since)))
     }
 
-    fn deadline(&self, pod: &PodObject) -> Option<Verdict> {
-        let seconds = pod.spec.active_deadline_seconds?;
-        let began = self.told.start_time.as_ref()?.0.as_second();
-        if self.context.now().as_second() - began < seconds {
+    fn deadline(&mut self, pod: &PodObject) -> Option<Verdict> {
+        if !self.deadline_in(pod)?.is_zero() {
             return None;
         }
         let events = PodEvents::new(&self.context.recorder, pod);

@@ -136,9 +136,11 @@ impl Worker {
         let made = async {
             tokio::fs::create_dir_all(context.log_dir(pod)).await.map_err(|error| error.to_string())?;
             let config = context.sandbox_config(pod, attempt)?;
+            minik_fault::point("kubelet.sandbox.asks");
             context.runtime.run_sandbox(config).await.map_err(|error| error.to_string())
         };
         let made = made.await;
+        minik_fault::point("kubelet.sandbox.made");
         context.metrics.sandbox(made.is_ok());
         match made {
             Ok(_) => Ok(()),
@@ -202,6 +204,7 @@ impl Worker {
             told(&no.failure.reason);
             (no.failure, no.again_in)
         })?;
+        minik_fault::point("kubelet.hosts.written");
         let mounts = context.volumes.mounts(pod, &container, start.attempt, &env, &images).await;
         let mounts = mounts.map_err(|error| config_error(minik_component::chain(&error)))?;
         let target = pod.ephemeral.iter().find(|(one, _)| one.name == start.name);
@@ -221,6 +224,7 @@ impl Worker {
         });
         let log_dir = context.log_dir(pod).join(&container.name);
         tokio::fs::create_dir_all(&log_dir).await.map_err(|error| config_error(error.to_string()))?;
+        minik_fault::point("kubelet.container.asks");
         let request = v1::CreateContainerRequest {
             pod_sandbox_id: sandbox.id,
             config: Some(config),
@@ -230,11 +234,13 @@ impl Worker {
             told(&error.message);
             (Self::fail("CreateContainerError", error.message), RETRY)
         })?;
+        minik_fault::point("kubelet.container.created");
         events.container(kind, &container.name, Normal, "Created", "Container created");
         context.runtime.start_container(&id).await.map_err(|error| {
             told(&error.message);
             (Self::fail("RunContainerError", error.message), RETRY)
         })?;
+        minik_fault::point("kubelet.container.started");
         events.container(kind, &container.name, Normal, "Started", "Container started");
         self.post_start(pod, kind, &container, &id).await
     }
