@@ -133,6 +133,7 @@ fn spawn_parts(api: &Api, storage: Arc<dyn Storage>, behind: &Shutdown) -> JoinS
         loop {
             // Cancel-safe: a tick that is lost is followed by another.
             tokio::select! {
+                biased;
                 () = ending.requested() => return "bookmarks",
                 _ = ticks.tick() => world.tell_progress(),
             }

@@ -78,6 +78,7 @@ async fn serve(
     watches.run(&client, &config.chance, &shutdown, &mut parts);
     // Cancel-safe: waiting only.
     tokio::select! {
+        biased;
         () = shutdown.requested() => {}
         () = caches.synced() => {
             ready.store(true, Ordering::Relaxed);

@@ -74,6 +74,7 @@ pub async fn work<C: Controller>(
     };
     // Cancel-safe: the first two wait only, the third is a worker's panic.
     tokio::select! {
+        biased;
         () = shutdown.requested() => {}
         () = resync => {}
         Some(ended) = workers.join_next() => if let Err(error) = ended && error.is_panic() {

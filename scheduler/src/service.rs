@@ -90,6 +90,7 @@ async fn serve(
     let synced = start_informers(&config, &client, &shared, &shutdown, &mut parts);
     // Cancel-safe: waiting only.
     tokio::select! {
+        biased;
         () = shutdown.requested() => return Ok(()),
         () = synced => {}
     }
@@ -98,6 +99,7 @@ async fn serve(
     let mut scheduler = Scheduler { config, client, shared, metrics, recorder, writes: JoinSet::new() };
     // Cancel-safe: the loop holds nothing over an await that is not in its state.
     tokio::select! {
+        biased;
         () = shutdown.requested() => {}
         () = scheduler.decide_for_ever() => {}
         Some(_) = parts.join_next() => {
@@ -182,6 +184,7 @@ impl Scheduler {
         };
         // Cancel-safe: a notice that was not taken is kept, and so is a finished write.
         tokio::select! {
+            biased;
             () = self.shared.wake.notified() => {}
             () = wait => {}
             Some(written) = self.writes.join_next(), if !self.writes.is_empty() => self.written(written),

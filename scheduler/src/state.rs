@@ -7,7 +7,7 @@ use crate::objects::{NodeObject, PodObject, ServiceObject};
 use crate::preemption::Preemption;
 use crate::queue::{Entry, Pending, Queue};
 use minik_client::{Change, PartialObject};
-use minik_component::Chance;
+use minik_component::{Chance, Plant, planted};
 use minik_placement::{Labels, Pod};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -117,6 +117,7 @@ impl Shared {
         }
         let decision = decide(&self.profile, &state.cluster, &pod, &mut state.start, chance);
         match &decision {
+            Decision::Place { .. } if planted(Plant::NothingAssumed) => {}
             Decision::Place { node, .. } => state.cluster.assume(pod, node.clone()),
             Decision::Wait(diagnosis) => {
                 match &diagnosis.preemption {
@@ -142,7 +143,9 @@ impl Shared {
     pub fn not_bound(&self, uid: &Uid, now: Duration) -> bool {
         let mut guard = self.lock();
         let state = &mut *guard;
-        if let Some(pod) = state.cluster.forget(uid) {
+        if !planted(Plant::FailedBindingKept)
+            && let Some(pod) = state.cluster.forget(uid)
+        {
             state.queue.on_event(Event::PodDeleted(&pod), &self.profile, now);
         }
         state.queue.failed(uid, now);

@@ -6,6 +6,7 @@ use crate::error::{ApiError, Result};
 use crate::loopback::{Loopback, Place};
 use crate::object::Object;
 use crate::world::store_error;
+use minik_component::{Plant, planted};
 use minik_registry::Held;
 use minik_storage::{Expect, StorageError};
 use serde_json::{Value, json};
@@ -81,7 +82,7 @@ impl Api {
                 error => Err(error),
             };
         }
-        if given.ports.is_empty() {
+        if given.ports.is_empty() || planted(Plant::PortUnclaimed) {
             return Ok(true);
         }
         let mut mark = |ports: &mut BTreeSet<u16>| {

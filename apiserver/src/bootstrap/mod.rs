@@ -72,6 +72,7 @@ pub async fn run(api: Api, facts: Authentication, prepared: impl FnOnce(), shutd
     let bootstrap = Bootstrap::new(api, facts);
     // Cancel-safe: each write is whole, and the next start makes the rest.
     tokio::select! {
+        biased;
         () = shutdown.requested() => return,
         () = bootstrap.prepare() => {}
     }
@@ -220,6 +221,7 @@ impl Bootstrap {
             }
             // Cancel-safe: waiting only.
             tokio::select! {
+                biased;
                 () = shutdown.requested() => break,
                 () = tokio::time::sleep(PERIOD) => {}
             }

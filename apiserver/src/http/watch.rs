@@ -207,9 +207,14 @@ impl Following {
             piece.add(told(frame)?);
         }
         while piece.len() == 0 {
+            // Events come first below, so that a watch with many of them must be ended here.
+            if Instant::now() >= self.ends_at {
+                return None;
+            }
             let bookmarks = self.bookmarks;
             // Cancel-safe: receiving loses nothing, the rest is waiting.
             let mut next = tokio::select! {
+                biased;
                 next = self.watcher.next.recv() => next?,
                 () = tokio::time::sleep_until(self.ends_at) => return None,
                 () = tokio::time::sleep_until(self.next_bookmark), if bookmarks => {

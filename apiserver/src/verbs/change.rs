@@ -12,6 +12,7 @@ use crate::wire;
 use crate::world::store_error;
 use minik_apimachinery::defaults;
 use minik_apimachinery::field::{ErrorList, FieldError, Path};
+use minik_component::{Plant, planted};
 use minik_registry::{DeleteStyle, Held, Part};
 use minik_storage::{Expect, Record, StorageError};
 use serde_json::Value;
@@ -296,7 +297,7 @@ fn check_revision(step: &Step<'_>, object: &mut Value, old: &Value, replaced: bo
             [FieldError::invalid(&path, 0, "must be specified for an update")].into_iter().collect();
         return Err(step.invalid(target.name, errors));
     }
-    if !unconditional && said != old.meta("resourceVersion") {
+    if !unconditional && said != old.meta("resourceVersion") && !planted(Plant::LastWriteWins) {
         return Err(target.conflict(MODIFIED));
     }
     let revision = old.meta("resourceVersion").to_owned();

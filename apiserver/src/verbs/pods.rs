@@ -8,6 +8,7 @@ use crate::object::Object;
 use crate::wire;
 use crate::world::store_error;
 use minik_apimachinery::time;
+use minik_component::{Plant, planted};
 use minik_storage::{Expect, StorageError};
 use serde_json::{Value, json};
 
@@ -89,7 +90,7 @@ fn assign(target: &Target<'_>, pod: &mut Value, binding: &Value, now: &str) -> R
     }
     let text = |pointer: &str| pod.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let node = text("/spec/nodeName");
-    if !node.is_empty() {
+    if !node.is_empty() && !planted(Plant::BoundAgain) {
         return conflict(format!("pod {} is already assigned to node {node:?}", target.name));
     }
     if pod.pointer("/spec/schedulingGates").and_then(Value::as_array).is_some_and(|gates| !gates.is_empty()) {

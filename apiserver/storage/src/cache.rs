@@ -13,6 +13,7 @@ use crate::{Change, Everything, Revision};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use imbl::OrdMap;
+use minik_component::{Plant, planted};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
@@ -293,7 +294,10 @@ impl Cache {
             Some(asked) if asked < window.oldest => {
                 return Err(WatchError::TooOld { asked, oldest: window.oldest });
             }
-            Some(asked) => window.events.iter().filter(|event| event.revision > asked).cloned().collect(),
+            Some(asked) => {
+                let missed = window.events.iter().filter(|event| event.revision > asked);
+                missed.skip(usize::from(planted(Plant::ResumedTooLate))).cloned().collect()
+            }
         };
         let (sender, next) = mpsc::channel(WATCHER_QUEUE);
         let watchers = window.watchers.entry(scope).or_default();

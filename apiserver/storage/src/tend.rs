@@ -21,6 +21,7 @@ pub async fn tend(storage: Arc<dyn Storage>, shutdown: Shutdown) {
     loop {
         // Cancel-safe: ticks are not lost, and the work is done outside of the select.
         tokio::select! {
+            biased;
             () = shutdown.requested() => return,
             _ = expiry.tick() => report("delete what has expired", storage.expire().await),
             _ = compaction.tick() => {

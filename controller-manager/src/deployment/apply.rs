@@ -11,7 +11,7 @@ use crate::worker::is_terminating;
 use minik_client::call::gone_is_fine;
 use minik_client::call::{self, PatchKind};
 use minik_client::{ClientError, EventType};
-use minik_component::chain;
+use minik_component::{Plant, chain, planted};
 use serde_json::{Value, json};
 
 impl Deployments {
@@ -122,9 +122,10 @@ fn object_of(deployment: &DeploymentObject, set: &Set) -> Value {
 
 /// What is changed of a ReplicaSet; refused when it has changed meanwhile.
 fn change_of(set: &Set) -> Value {
-    let object = &set.object;
+    let known = &set.object.metadata.resource_version;
+    let revision = (!planted(Plant::ScaledUnconditionally)).then_some(known);
     json!({
-        "metadata": {"resourceVersion": object.metadata.resource_version, "annotations": set.annotations},
+        "metadata": {"resourceVersion": revision, "annotations": set.annotations},
         "spec": {"replicas": set.replicas, "minReadySeconds": set.min_ready_seconds},
     })
 }

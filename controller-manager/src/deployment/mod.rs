@@ -25,7 +25,7 @@ use crate::setup::Setup;
 use crate::watches::Caches;
 use crate::worker::{Controller, queue};
 use minik_client::{Change, ClientError, Done, EventRecorder, Meta, ObjectKey, WorkQueue};
-use minik_component::Clock;
+use minik_component::{Clock, Plant, planted};
 use plan::Snapshot;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -64,6 +64,12 @@ struct Follower {
 
 impl Follower {
     fn set(&self, change: &Change<ReplicaSetObject>) {
+        if let Change::Updated { old, new } = change
+            && new.status.available_replicas.abs_diff(old.status.available_replicas) > 1
+            && planted(Plant::OneStepAtATime)
+        {
+            return;
+        }
         self.add(change.object());
         if let Change::Updated { old, new } = change
             && old.metadata.controller() != new.metadata.controller()

@@ -23,6 +23,7 @@ use crate::setup::Setup;
 use crate::worker::queue;
 use members::Members;
 use minik_client::{Change, ObjectKey, Source};
+use minik_component::{Plant, planted};
 pub use objects::{EndpointsObject, ServiceObject, SliceObject};
 use slices::Known;
 use std::sync::Arc;
@@ -94,6 +95,7 @@ fn trigger(change: &Change<PodObject>) -> Option<Option<jiff::Timestamp>> {
         Change::Added(pod) => Some(pod.ready_changed),
         Change::Updated { old, new } if pods::is_same(old, new) => None,
         Change::Updated { old, new } => Some(new.ready_changed.filter(|at| old.ready_changed != Some(*at))),
+        Change::Deleted(_) if planted(Plant::GonePodKept) => None,
         Change::Deleted(_) => Some(None),
     }
 }

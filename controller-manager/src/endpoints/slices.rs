@@ -14,7 +14,7 @@ use crate::worker::{Controller, is_terminating};
 use jiff::Timestamp;
 use minik_client::call::gone_is_fine;
 use minik_client::{Change, ClientError, Done, EventRecorder, EventType, Meta, ObjectKey, WorkQueue, call};
-use minik_component::chain;
+use minik_component::{Plant, chain, planted};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -208,7 +208,9 @@ impl Controller for Slices {
         for plan in self.plans(key, &service, &pending, &slices) {
             if let Err(error) = self.apply(key, &service, plan, pending.trigger).await {
                 // What was seen of the slices may be old: everything is looked at again.
-                self.known.touch_all(key, pending.trigger);
+                if !planted(Plant::FailedSliceForgotten) {
+                    self.known.touch_all(key, pending.trigger);
+                }
                 if call::refusal(&error) != Some(409) {
                     let note = format!("Error updating Endpoint Slices for Service {key}: {}", chain(&error));
                     let reason = "FailedToUpdateEndpointSlices";

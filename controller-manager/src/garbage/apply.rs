@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use minik_client::call::gone_is_fine;
 use minik_client::call::{self, PatchKind};
 use minik_client::{ClientError, Discovery, Done, Resource};
+use minik_component::{Plant, planted};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeSet, VecDeque};
@@ -131,7 +132,8 @@ impl Collector {
                 name: owner.name.as_str().into(),
                 uid: owner.uid.as_str().into(),
             };
-            if self.absent().known.contains(&identity) {
+            let unseen = || self.shared.graph().view(&identity.uid).is_none_or(|view| view.is_virtual);
+            if self.absent().known.contains(&identity) || (planted(Plant::AbsentUnasked) && unseen()) {
                 owners.push(Owner::Absent);
                 continue;
             }

@@ -96,7 +96,11 @@ impl Monitors {
                 }
             }
             // Cancel-safe: both arms only wait.
-            tokio::select! { () = shutdown.requested() => {}, () = tokio::time::sleep(wait) => {} }
+            tokio::select! {
+                biased;
+                () = shutdown.requested() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
         }
         while self.tasks.join_next().await.is_some() {}
     }
@@ -128,6 +132,7 @@ impl Monitors {
         };
         // Cancel-safe: both arms only wait.
         tokio::select! {
+            biased;
             () = self.shutdown.requested() => return,
             late = tokio::time::timeout(SYNC_WITHIN, synced) => if late.is_err() {
                 tracing::warn!("some kinds cannot be listed; collecting without them");

@@ -208,6 +208,7 @@ impl Shared {
             self.look(&nodes, &mut seen).await;
             // Cancel-safe: both arms only wait.
             tokio::select! {
+                biased;
                 () = shutdown.requested() => return,
                 () = tokio::time::sleep(self.times.monitor_period) => {}
             }

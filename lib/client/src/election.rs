@@ -111,6 +111,7 @@ impl Elector {
     {
         // Cancel-safe: an acquired lease that nobody holds on to runs out.
         tokio::select! {
+            biased;
             () = shutdown.requested() => return Led::Never,
             () = self.acquire() => {}
         }
@@ -119,6 +120,7 @@ impl Elector {
         let mut work = std::pin::pin!(work(term.clone()));
         // Cancel-safe: a renewal that was cut off is done again or the lease is given back below.
         let done = tokio::select! {
+            biased;
             done = &mut work => Some(done),
             () = self.hold() => None,
         };

@@ -156,6 +156,7 @@ impl EventWriter {
         loop {
             // Cancel-safe: a draft that was not taken stays in the queue.
             let draft = tokio::select! {
+                biased;
                 () = shutdown.requested() => return,
                 draft = self.drafts.recv() => draft,
             };
@@ -163,6 +164,7 @@ impl EventWriter {
             let Some((key, write)) = self.correlator.decide(draft, self.clock.now()) else { continue };
             // Cancel-safe: an event that was cut off is lost, which the end of a process may cost.
             let written = tokio::select! {
+                biased;
                 () = shutdown.requested() => return,
                 written = write_out(&client, &*self.chance, &write) => written,
             };

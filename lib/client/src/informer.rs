@@ -12,7 +12,7 @@ use crate::Backoff;
 use bytes::Bytes;
 use futures::AsyncBufReadExt;
 use http::Request;
-use minik_component::{Chance, Shutdown};
+use minik_component::{Chance, Plant, Shutdown, planted};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -338,6 +338,7 @@ impl<T: Projection> InformerBuilder<T> {
         loop {
             // Cancel-safe: the store changes only in between awaits.
             let round = tokio::select! {
+                biased;
                 () = shutdown.requested() => return,
                 round = self.round(&client, &mut progress) => round,
             };
@@ -356,7 +357,11 @@ impl<T: Projection> InformerBuilder<T> {
                 }
             };
             // Cancel-safe: both arms only wait.
-            tokio::select! { () = shutdown.requested() => return, () = tokio::time::sleep(wait) => {} }
+            tokio::select! {
+                biased;
+                () = shutdown.requested() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
         }
     }
 
@@ -402,7 +407,7 @@ impl<T: Projection> InformerBuilder<T> {
     fn replace(&self, fresh: Fresh<T>) {
         let old = std::mem::replace(&mut *self.write(), fresh.clone());
         for (key, object) in &old {
-            if !fresh.contains_key(key) {
+            if !fresh.contains_key(key) && !planted(Plant::GoneUntoldByList) {
                 self.tell(Change::Deleted(object.clone()));
             }
         }
@@ -414,6 +419,9 @@ impl<T: Projection> InformerBuilder<T> {
                     self.tell(Change::Added(object));
                 }
                 Some(before) if before.meta().resource_version != object.meta().resource_version => {
+                    if planted(Plant::ChangedUntoldByList) {
+                        continue;
+                    }
                     self.tell(Change::Updated { old: before.clone(), new: object });
                 }
                 Some(_) => {}
@@ -461,6 +469,11 @@ impl<T: Projection> InformerBuilder<T> {
             [("watch", "true"), ("allowWatchBookmarks", "true"), ("timeoutSeconds", seconds.as_str())];
         let begin = match &progress.from {
             Some(from) => vec![("resourceVersion", from.as_str())],
+            None if planted(Plant::ListFromAnywhere) => vec![
+                ("sendInitialEvents", "true"),
+                ("resourceVersionMatch", "NotOlderThan"),
+                ("resourceVersion", "0"),
+            ],
             None => vec![("sendInitialEvents", "true"), ("resourceVersionMatch", "NotOlderThan")],
         };
         let uri = self.source.uri(&[&always, begin.as_slice()].concat());
@@ -529,9 +542,30 @@ impl<T: Projection> InformerBuilder<T> {
     }
 
     fn tell(&self, change: Change<T>) {
+        if self.is_untold(&change) {
+            return;
+        }
         for handler in &self.handlers {
             handler(&change);
         }
+    }
+}
+
+impl<T> InformerBuilder<T> {
+    /// Whether a planted defect keeps a change back.
+    fn is_untold(&self, change: &Change<T>) -> bool {
+        if *self.synced.borrow() {
+            return false;
+        }
+        let fields = &self.source.field_selector;
+        matches!(change, Change::Added(_))
+            && match self.source.path.as_str() {
+                "/apis/apps/v1/deployments" => planted(Plant::DeploymentsUntold),
+                "/apis/apps/v1/replicasets" => planted(Plant::ReplicaSetsUntold),
+                "/api/v1/services" => planted(Plant::ServicesUntold),
+                "/api/v1/pods" if fields.starts_with("status.phase") => planted(Plant::WaitingPodsUntold),
+                _ => false,
+            }
     }
 }
 

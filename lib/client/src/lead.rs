@@ -67,6 +67,7 @@ where
     };
     // Cancel-safe: whichever ends first ends the service.
     tokio::select! {
+        biased;
         result = led => result,
         Err(error) = endpoint => Err(error.into()),
     }

@@ -1,6 +1,6 @@
 //! A queue of keys, as client-go's workqueue: a key waits once, one worker holds it, the earlier deadline wins.
 
-use minik_component::Chance;
+use minik_component::{Chance, Plant, planted};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -109,7 +109,11 @@ impl<K: Ord + Clone> WorkQueue<K> {
             match deadline {
                 // Cancel-safe: both arms only wait.
                 Some(deadline) => {
-                    tokio::select! { () = woken => {}, () = tokio::time::sleep_until(deadline) => {} }
+                    tokio::select! {
+                        biased;
+                        () = woken => {}
+                        () = tokio::time::sleep_until(deadline) => {}
+                    }
                 }
                 None => woken.await,
             }
@@ -118,6 +122,10 @@ impl<K: Ord + Clone> WorkQueue<K> {
 
     /// Gives a key back.
     pub fn done(&self, key: K, outcome: Done) {
+        let outcome = match outcome {
+            Done::Failed if planted(Plant::FailedKeyForgotten) => Done::Ok,
+            outcome => outcome,
+        };
         let again = {
             let mut state = self.state();
             if state.held.remove(&key) == Some(true) {
@@ -165,7 +173,7 @@ impl<K: Ord + Clone> WorkQueue<K> {
 impl<K: Ord + Clone> State<K> {
     fn add(&mut self, key: K) {
         if let Some(again) = self.held.get_mut(&key) {
-            *again = true;
+            *again = !planted(Plant::ChangedWhileHeld);
         } else if self.waiting.insert(key.clone()) {
             self.forget(&key);
             self.ready.push_back(key);

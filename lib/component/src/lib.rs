@@ -11,6 +11,7 @@ mod clock;
 mod duration;
 mod exit;
 pub mod ops;
+mod plant;
 mod shutdown;
 mod telemetry;
 pub mod tls;
@@ -18,5 +19,8 @@ pub mod tls;
 pub use clock::{Chance, Clock, LETTERS, SeededChance, SystemChance, SystemClock, generate_name};
 pub use duration::duration;
 pub use exit::{chain, exit_code};
+#[cfg(feature = "plants")]
+pub use plant::plant;
+pub use plant::{Mistake, Plant, planted};
 pub use shutdown::Shutdown;
 pub use telemetry::{LogFormat, TelemetryFlags};
