@@ -6,7 +6,7 @@ use crate::objects::{Object, PodObject, ReplicaSetObject};
 use crate::worker::is_terminating;
 use futures::future::join_all;
 use minik_client::{ClientError, EventType, PartialObject, call};
-use minik_component::{chain, generate_name};
+use minik_component::{Plant, chain, generate_name, planted};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -41,7 +41,9 @@ impl ReplicaSets {
                         &format!("Created pod: {}", pod.metadata.name),
                     ),
                     Err(error) => {
-                        self.expectations.created(uid, 1);
+                        if !planted(Plant::FailedCreationExpected) {
+                            self.expectations.created(uid, 1);
+                        }
                         failed = Some(error);
                     }
                 }
@@ -73,9 +75,17 @@ impl ReplicaSets {
                 // It was created after all; what is read has the name.
                 Some(409) if unsure => return call::get(&self.client, &format!("{path}/{name}")).await,
                 Some(409) if tries < TRIES => name = generate_name(&prefix, &*self.chance),
-                None | Some(500..) if tries < TRIES => {
-                    unsure = true;
+                code @ (None | Some(429 | 500..)) if tries < TRIES => {
+                    unsure |= code != Some(429);
+                    if planted(Plant::RetriedUnderNewName) {
+                        name = generate_name(&prefix, &*self.chance);
+                    }
                     tokio::time::sleep(PAUSE * tries).await;
+                }
+                // One that may be there must not be made a second time.
+                _ if unsure => {
+                    let found = call::get(&self.client, &format!("{path}/{name}")).await;
+                    return found.map_err(|_| error);
                 }
                 _ => return Err(error),
             }
