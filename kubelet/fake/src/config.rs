@@ -3,10 +3,10 @@
 use crate::rules::Rules;
 use clap::Args;
 use minik_component::{Chance, Clock, SystemChance, SystemClock, TelemetryFlags};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Flags of `minik fake-nodes`.
@@ -106,6 +106,31 @@ impl Flags {
     }
 }
 
+/// Nodes that are cut off, by index; whoever holds a copy changes it.
+#[derive(Clone, Default)]
+pub struct Lost(Arc<Mutex<BTreeSet<u32>>>);
+
+impl Lost {
+    fn set(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+        // Each change is complete before anything can panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Cuts a node off, or lets it back.
+    pub fn set_lost(&self, node: u32, lost: bool) {
+        if lost {
+            self.set().insert(node)
+        } else {
+            self.set().remove(&node)
+        };
+    }
+
+    /// Whether a node is cut off.
+    pub fn is_lost(&self, node: u32) -> bool {
+        self.set().contains(&node)
+    }
+}
+
 /// What fake nodes run with.
 #[derive(Clone)]
 pub struct Config {
@@ -121,6 +146,8 @@ pub struct Config {
     pub labels: Pairs,
     /// Time between two renewals of a node's Lease.
     pub lease_renewal: Duration,
+    /// Nodes that are cut off: they neither say that they live nor do anything for their Pods. For tests.
+    pub lost: Lost,
     /// Where health and metrics are served.
     pub address: Option<SocketAddr>,
     /// The time.
@@ -140,6 +167,7 @@ impl Default for Config {
             capacity: "cpu=32,memory=256Gi,ephemeral-storage=1Ti,pods=110".parse().unwrap_or_default(),
             labels: Pairs::default(),
             lease_renewal: Duration::from_secs(25),
+            lost: Lost::default(),
             address: None,
             clock: Arc::new(SystemClock::default()),
             chance: Arc::new(SystemChance),

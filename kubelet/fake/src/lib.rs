@@ -21,6 +21,6 @@ mod pods;
 mod rules;
 mod service;
 
-pub use config::{Config, FlagError, Flags, Pairs};
+pub use config::{Config, FlagError, Flags, Lost, Pairs};
 pub use rules::{Rule, Rules};
 pub use service::{FakeNodesError, run};

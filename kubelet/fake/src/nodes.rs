@@ -12,6 +12,7 @@ use minik_client::{ClientError, segment};
 use minik_component::chain;
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// The version that the nodes say they are: the API's.
 const VERSION: &str = "v1.37.2";
@@ -21,6 +22,8 @@ const NODES: &str = "/api/v1/nodes";
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
 /// How long others believe in a node after its last renewal.
 const DURATION_SECONDS: i32 = 40;
+/// The same.
+pub const SILENCE: Duration = Duration::from_secs(DURATION_SECONDS as u64);
 
 /// The name of a node.
 pub fn name(config: &Config, index: u32) -> String {

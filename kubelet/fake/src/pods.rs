@@ -6,11 +6,14 @@ use crate::life::{self, FakePod, Place, Stage, Step};
 use crate::nodes;
 use minik_client::call::{self, PatchKind, gone_is_fine};
 use minik_client::{Change, ClientError, Done, Informer, ObjectKey, WorkQueue, segment};
-use minik_component::chain;
+use minik_component::{Plant, chain, planted};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+/// Between two looks whether a node that is cut off is back.
+const LOST: Duration = Duration::from_secs(1);
 
 /// The Pods, and what is known of them beside their objects.
 pub struct Pods {
@@ -59,7 +62,14 @@ impl Pods {
             memory.addresses.release(&old.metadata.uid);
             memory.held.remove(&old.metadata.uid);
         }
-        memory.addresses.hold(&pod.metadata.uid, &pod.status.pod_ip);
+        if matches!(change, Change::Added(one) if one.metadata.deletion_timestamp.is_some())
+            && planted(Plant::LeavingPodUnseen)
+        {
+            return None;
+        }
+        if !planted(Plant::AddressesForgotten) {
+            memory.addresses.hold(&pod.metadata.uid, &pod.status.pod_ip);
+        }
         Some(pod.metadata.key())
     }
 
@@ -81,6 +91,9 @@ impl Pods {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Done, ClientError> {
         let Some(pod) = self.known.get(key) else { return Ok(Done::Ok) };
         let Some(node) = self.node_of(&pod) else { return Ok(Done::Ok) };
+        if self.config.lost.is_lost(node) {
+            return Ok(Done::After(LOST));
+        }
         let rule = self.config.rules.of(&pod.metadata.namespace, &pod.metadata.labels, &pod.images());
         let (held, share) = self.held(&pod);
         let path = format!(

@@ -17,6 +17,8 @@ const WORKERS: usize = 32;
 const REGISTER_AT_ONCE: u32 = 16;
 const FIRST_WAIT: Duration = Duration::from_millis(5);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// A node tells its status this often, beside the renewals of its Lease.
+const STATUS_PERIOD: Duration = Duration::from_secs(300);
 /// A pause after a node could not be registered.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -83,6 +85,7 @@ async fn live(
     });
     // Cancel-safe: waiting only.
     let ended = tokio::select! {
+        biased;
         () = shutdown.requested() => None,
         ended = parts.join_next() => ended,
     };
@@ -112,14 +115,22 @@ async fn keep_alive(config: &Config, client: &kube::Client, registered: &AtomicB
     }
     let mut turns = tokio::time::interval(config.lease_renewal / config.nodes);
     turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
+    // When each node last told its status, and when it last renewed its Lease.
+    let mut told = vec![(config.clock.elapsed(), config.clock.elapsed()); config.nodes as usize];
     for index in (0..config.nodes).cycle() {
         turns.tick().await;
-        if let Err(error) = nodes::renew(client, config, index).await {
-            tracing::warn!(
-                node = nodes::name(config, index),
-                error = chain(&error),
-                "a Lease was not renewed"
-            );
+        if config.lost.is_lost(index) {
+            continue;
+        }
+        let (now, (status, lease)) = (config.clock.elapsed(), &mut told[index as usize]);
+        // One that was silent for too long is taken for lost, and others say so: it says itself that it is not.
+        let done = match now >= (*status + STATUS_PERIOD).min(*lease + nodes::SILENCE) {
+            true => nodes::register(client, config, index).await.inspect(|()| *status = now),
+            false => Ok(()),
+        };
+        let renewed = nodes::renew(client, config, index).await.inspect(|()| *lease = now);
+        if let Err(error) = done.and(renewed) {
+            tracing::warn!(node = nodes::name(config, index), error = chain(&error), "not said to live");
         }
     }
 }
