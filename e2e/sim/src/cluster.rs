@@ -2,22 +2,32 @@
 
 use crate::clock::SimClock;
 use crate::component::{self, Component};
+use crate::entropy;
 use crate::ledger::Ledger;
+use crate::server::{Keeping, Servers};
 use crate::store::SimStore;
+use crate::trace::Trace;
 use crate::transport::{self, Line, Who};
-use crate::weather::Weather;
+use crate::weather::{Climate, Doom, Weather};
+use crate::witness;
 use anyhow::Context;
-use minik_apiserver::{Api, Audit, Cidr, Kubelets, Settings, run_within};
-use minik_component::{Chance, Clock, SeededChance, Shutdown};
-use minik_storage::Storage;
+use minik_apiserver::Api;
+use minik_component::{Chance, Plant, SeededChance, Shutdown, plant};
+use minik_storage::Memory;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
 /// How long anything may take to end, in the simulation's time.
 const END_WITHIN: Duration = Duration::from_secs(60);
+/// What a world's thread may have on its stack: without optimization futures are large.
+const STACK_BYTES: usize = 16 << 20;
+/// The longest time between two moves of a clock.
+const CLOCKS_MS: u64 = 20_000;
+/// By how much a clock is wrong at most, mostly and seldom.
+const WRONG_MS: [u64; 2] = [5000, 4_000_000];
 
-/// What runs beside the apiserver.
+/// What runs beside the apiserver, and what goes wrong.
 #[derive(Clone, Default)]
 pub struct Parts {
     /// The scheduler.
@@ -26,27 +36,54 @@ pub struct Parts {
     pub controllers: bool,
     /// Nodes without machines.
     pub fake_nodes: Option<minik_fake_nodes::Config>,
-    /// A second server over the same store, which hears of changes late.
+    /// A second server over the same store, which hears of changes late and dies now and then.
     pub lagging_server: bool,
+    /// Only a few addresses and ports for Services.
+    pub is_narrow: bool,
+    /// Somebody watches all Pods and holds what is told against what is.
+    pub witness: bool,
+    /// How often what goes wrong while it storms; by chance when `None`.
+    pub climate: Option<Climate>,
+    /// A defect that is switched on.
+    pub plant: Option<Plant>,
 }
 
 /// A cluster in one thread.
 pub struct Sim {
     pub(crate) admin: kube::Client,
-    servers: Arc<[Api]>,
+    user: kube::Client,
+    api: Api,
+    servers: Servers,
     weather: Arc<Weather>,
     ledger: Arc<Ledger>,
+    trace: Arc<Trace>,
     chance: Arc<dyn Chance>,
     running: JoinSet<anyhow::Result<()>>,
     shutdown: Shutdown,
 }
 
 impl Sim {
-    /// Runs a test in a world of its own: `test` gets the running cluster, its seed decides all chance.
+    /// Runs a test in a world and a thread of its own: `test` gets the running cluster, the seed decides all chance.
     ///
     /// # Errors
     /// The test's, and when a part does not start or ends before its time.
-    pub fn run<T>(
+    pub fn run<T: Send>(
+        seed: u64,
+        parts: Parts,
+        test: impl AsyncFnOnce(&Sim) -> anyhow::Result<T> + Send,
+    ) -> anyhow::Result<T> {
+        std::thread::scope(|scope| {
+            let world = std::thread::Builder::new().name(format!("seed-{seed}")).stack_size(STACK_BYTES);
+            let world = world.spawn_scoped(scope, move || {
+                entropy::seed(seed);
+                plant(parts.plant);
+                Sim::live(seed, parts, test)
+            })?;
+            world.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    fn live<T>(
         seed: u64,
         parts: Parts,
         test: impl AsyncFnOnce(&Sim) -> anyhow::Result<T>,
@@ -62,38 +99,56 @@ impl Sim {
     }
 
     async fn start(seed: u64, parts: Parts) -> anyhow::Result<Sim> {
-        let clock: Arc<dyn Clock> = Arc::new(SimClock::default());
+        let (clock, trace) = (SimClock::default(), Arc::<Trace>::default());
         let chance: Arc<dyn Chance> = Arc::new(SeededChance::new(seed));
-        let weather = Arc::new(Weather::new(chance.clone()));
-        let ledger = Arc::new(Ledger::default());
-        let told = ledger.clone();
-        let storage: Arc<dyn Storage> =
-            Arc::new(SimStore::telling(Box::new(move |change| told.note(change))));
-        let mut stores = vec![storage.clone()];
-        if parts.lagging_server {
-            stores.push(Arc::new(SimStore::lagging(storage, weather.clone())));
+        let climate = parts.climate.unwrap_or_else(|| Climate::of(&*chance));
+        let weather = Arc::new(Weather::new(chance.clone(), climate, trace.clone()));
+        let ledger = Arc::new(Ledger::new(trace.clone()));
+        let (shutdown, mut running) = (Shutdown::new(), JoinSet::new());
+        let mut clocks = Vec::new();
+        let servers = Servers::new(1 + usize::from(parts.lagging_server));
+        let memory = Arc::new(Memory::new());
+        for number in 0..1 + usize::from(parts.lagging_server) {
+            let clock = clock.another();
+            clocks.push(clock.clone());
+            let (inner, ledger, late) = (memory.clone(), ledger.clone(), weather.clone());
+            let store = move |doom| {
+                let late = (number > 0).then(|| late.clone());
+                SimStore { inner: inner.clone(), ledger: ledger.clone(), late, doom }
+            };
+            let keeping = Keeping {
+                number,
+                store: Box::new(store),
+                clock,
+                chance: chance.clone(),
+                is_narrow: parts.is_narrow,
+                weather: weather.clone(),
+                servers: servers.clone(),
+            };
+            let life = keeping.open().await?;
+            running.spawn(keeping.run(life, shutdown.clone()));
         }
-        let (shutdown, mut running, mut servers) = (Shutdown::new(), JoinSet::new(), Vec::new());
-        for (number, store) in stores.into_iter().enumerate() {
-            let settings = settings(number, clock.clone(), chance.clone())?;
-            let api = Api::open(store.clone(), settings, None).await?;
-            let (server, ending) = (api.clone(), shutdown.clone());
-            running.spawn(async move {
-                run_within(server, store, ending).await;
-                Ok(())
-            });
-            servers.push(api);
-        }
-        let admin = transport::client(&servers[0], &Who::new("admin", &["system:masters"])?);
-        let servers = Arc::from(servers);
-        let mut sim = Sim { admin, servers, weather, ledger, chance, running, shutdown };
+        let api = servers.get(0).context("the first server runs")?.api;
+        let who = Who::new("admin", &["system:masters"])?;
+        let admin = transport::client(&api, &who);
+        let doom = Arc::new(Doom::after(None, weather.clone()));
+        let line = Line { servers: servers.clone(), who, weather: weather.clone(), doom };
+        let user = transport::exposed(line.clone());
+        let mut sim = Sim { admin, user, api, servers, weather, ledger, trace, chance, running, shutdown };
         sim.until("the objects of a new cluster", async |sim: &Sim| {
             let ready = http::Request::get("/readyz").body(Vec::new())?;
             Ok(sim.admin.request_text(ready).await.is_ok())
         })
         .await?;
         for component in component::all(&parts, &clock, &sim.chance)? {
+            clocks.push(component.clock.clone());
             sim.add(component);
+        }
+        if parts.witness {
+            sim.running.spawn(witness::watch(sim.user.clone(), sim.ledger.clone(), sim.shutdown.clone()));
+        }
+        if climate.clocks {
+            sim.running.spawn(move_clocks(clocks, sim.weather.clone(), sim.shutdown.clone()));
         }
         Ok(sim)
     }
@@ -111,9 +166,14 @@ impl Sim {
         &self.admin
     }
 
+    /// The user's client, out in the weather.
+    pub fn user(&self) -> &kube::Client {
+        &self.user
+    }
+
     /// The API itself.
     pub fn api(&self) -> &Api {
-        &self.servers[0]
+        &self.api
     }
 
     /// Chance, by the seed.
@@ -131,14 +191,16 @@ impl Sim {
         &self.ledger
     }
 
+    /// A number that stands for every write and every fault so far, in order.
+    pub fn trace(&self) -> u64 {
+        self.trace.number()
+    }
+
     /// Ends all parts, and says which ended badly.
     async fn end(mut self) -> anyhow::Result<()> {
         self.weather.set_stormy(false);
         self.shutdown.request();
-        for server in self.servers.iter() {
-            server.set_ending();
-            server.world().close();
-        }
+        self.servers.close();
         let all = async {
             while let Some(ended) = self.running.join_next().await {
                 ended??;
@@ -149,19 +211,20 @@ impl Sim {
     }
 }
 
-fn settings(number: usize, clock: Arc<dyn Clock>, chance: Arc<dyn Chance>) -> anyhow::Result<Settings> {
-    Ok(Settings {
-        prefix: "/registry".into(),
-        bootstrap_tokens: false,
-        service_ranges: vec![Cidr::parse("10.96.0.0/16").map_err(anyhow::Error::msg)?],
-        node_ports: 30000..=32767,
-        event_ttl: 3600,
-        min_request_timeout: Duration::from_secs(1800),
-        advertised: format!("192.0.2.{}:6443", number + 1),
-        clock,
-        chance,
-        metrics: prometheus::Registry::new(),
-        kubelets: Kubelets::none(),
-        audit: Audit::default(),
-    })
+/// Moves the time of day of one machine after the other, while it storms.
+async fn move_clocks(clocks: Vec<SimClock>, weather: Arc<Weather>, shutdown: Shutdown) -> anyhow::Result<()> {
+    while !shutdown.is_requested() {
+        // Cancel-safe: waiting only.
+        tokio::select! {
+            biased;
+            () = shutdown.requested() => {}
+            () = weather.pass(CLOCKS_MS) => {}
+        }
+        if weather.is_stormy() {
+            let most = WRONG_MS[usize::from(weather.below(4) == 0)];
+            let wrong = weather.below(2 * most) as i64 - most as i64;
+            clocks[weather.below(clocks.len() as u64) as usize].set_wrong_by_ms(wrong);
+        }
+    }
+    Ok(())
 }

@@ -1,15 +1,13 @@
 //! The services beside the apiserver, each kept running as a supervisor would.
 
+use crate::clock::SimClock;
 use crate::cluster::Parts;
 use crate::transport::{self, Line, Who};
 use crate::weather::{Doom, Weather};
 use futures::future::BoxFuture;
 use minik_component::{Chance, Clock, Shutdown};
 use std::sync::Arc;
-use std::time::Duration;
 
-/// Writes that a component does at most before it dies, while it storms.
-const LONGEST_LIFE: u64 = 60;
 /// The longest time until one that died is started again.
 const LONGEST_DEATH_MS: u64 = 5000;
 
@@ -21,6 +19,8 @@ pub struct Component {
     pub name: &'static str,
     /// Whom the API sees.
     pub who: Who,
+    /// Its machine's clock.
+    pub clock: SimClock,
     start: Start,
 }
 
@@ -28,45 +28,45 @@ pub struct Component {
 ///
 /// # Errors
 /// When no certificate can be made.
-pub fn all(
-    parts: &Parts,
-    clock: &Arc<dyn Clock>,
-    chance: &Arc<dyn Chance>,
-) -> anyhow::Result<Vec<Component>> {
+pub fn all(parts: &Parts, clock: &SimClock, chance: &Arc<dyn Chance>) -> anyhow::Result<Vec<Component>> {
     let mut all = Vec::new();
-    let mut add = |name, who: Who, start: Start| all.push(Component { name, who, start });
-    let (clock, chance) = (clock.clone(), chance.clone());
+    let mut add = |name, who: Who, make: &dyn Fn(Arc<dyn Clock>, Arc<dyn Chance>) -> Start| {
+        let clock = clock.another();
+        let start = make(Arc::new(clock.clone()), chance.clone());
+        all.push(Component { name, who, clock, start });
+    };
     if parts.scheduler {
-        let (clock, chance) = (clock.clone(), chance.clone());
-        let start = move |client, ending| -> BoxFuture<'static, _> {
-            let (clock, chance) = (clock.clone(), chance.clone());
-            let config = minik_scheduler::Config { clock, chance, ..minik_scheduler::Config::default() };
-            Box::pin(async move { Ok(minik_scheduler::run(config, client, ending).await?) })
-        };
-        add("scheduler", Who::new("system:kube-scheduler", &[])?, Box::new(start));
+        add("scheduler", Who::new("system:kube-scheduler", &[])?, &|clock, chance| {
+            Box::new(move |client, ending| {
+                let (clock, chance) = (clock.clone(), chance.clone());
+                let config = minik_scheduler::Config { clock, chance, ..minik_scheduler::Config::default() };
+                Box::pin(async move { Ok(minik_scheduler::run(config, client, ending).await?) })
+            })
+        });
     }
     if parts.controllers {
-        let (clock, chance) = (clock.clone(), chance.clone());
-        let start = move |client, ending| -> BoxFuture<'static, _> {
-            let (clock, chance) = (clock.clone(), chance.clone());
-            let config = minik_controller_manager::Config {
-                clock,
-                chance,
-                ..minik_controller_manager::Config::default()
-            };
-            Box::pin(async move { Ok(minik_controller_manager::run(config, client, ending).await?) })
-        };
         // Without tokens every controller acts as the manager, which needs all their rights.
         let who = Who::new("system:kube-controller-manager", &["system:masters"])?;
-        add("controller-manager", who, Box::new(start));
+        add("controller-manager", who, &|clock, chance| {
+            Box::new(move |client, ending| {
+                let config = minik_controller_manager::Config {
+                    clock: clock.clone(),
+                    chance: chance.clone(),
+                    ..minik_controller_manager::Config::default()
+                };
+                Box::pin(async move { Ok(minik_controller_manager::run(config, client, ending).await?) })
+            })
+        });
     }
-    if let Some(config) = parts.fake_nodes.clone() {
-        let start = move |client, ending| -> BoxFuture<'static, _> {
-            let (clock, chance, metrics) = (clock.clone(), chance.clone(), prometheus::Registry::new());
-            let config = minik_fake_nodes::Config { clock, chance, metrics, ..config.clone() };
-            Box::pin(async move { Ok(minik_fake_nodes::run(config, client, ending).await?) })
-        };
-        add("fake-nodes", Who::new("system:fake-nodes", &["system:masters"])?, Box::new(start));
+    if let Some(config) = &parts.fake_nodes {
+        add("fake-nodes", Who::new("system:fake-nodes", &["system:masters"])?, &|clock, chance| {
+            let config = config.clone();
+            Box::new(move |client, ending| {
+                let (clock, chance, metrics) = (clock.clone(), chance.clone(), prometheus::Registry::new());
+                let config = minik_fake_nodes::Config { clock, chance, metrics, ..config.clone() };
+                Box::pin(async move { Ok(minik_fake_nodes::run(config, client, ending).await?) })
+            })
+        });
     }
     Ok(all)
 }
@@ -82,8 +82,7 @@ pub async fn keep(
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     while !shutdown.is_requested() {
-        let writes = weather.is_stormy().then(|| weather.below(LONGEST_LIFE));
-        let doom = Arc::new(Doom::after(writes));
+        let doom = Arc::new(Doom::after(weather.life(weather.climate().life), weather.clone()));
         let client = transport::exposed(line(doom.clone()));
         let mut life = tokio::spawn((component.start)(client, shutdown.clone()));
         // Cancel-safe: waiting only; one that dies is cut off wherever it is.
@@ -105,8 +104,9 @@ pub async fn keep(
         }
         // Cancel-safe: waiting only.
         tokio::select! {
+            biased;
             () = shutdown.requested() => {}
-            () = tokio::time::sleep(Duration::from_millis(weather.below(LONGEST_DEATH_MS))) => {}
+            () = weather.pass(LONGEST_DEATH_MS) => {}
         }
     }
     Ok(())

@@ -41,26 +41,13 @@ impl Sim {
         .await
     }
 
-    /// Waits until none of these collections changes for `quiet`.
+    /// Waits until nothing below these folders of the store changes for `quiet`.
     ///
     /// # Errors
-    /// When they do not come to rest within ten minutes of the simulation's time, or cannot be read.
-    pub async fn settled(&self, collections: &[&str], quiet: Duration) -> anyhow::Result<()> {
-        let mut last = Vec::new();
-        let mut since = tokio::time::Instant::now();
-        self.until("the cluster comes to rest", async |sim: &Sim| {
-            let mut now = Vec::new();
-            for path in collections {
-                for object in sim.list(path).await? {
-                    now.push(object["metadata"]["resourceVersion"].clone());
-                }
-            }
-            if now != last {
-                last = now;
-                since = tokio::time::Instant::now();
-            }
-            Ok(since.elapsed() >= quiet)
-        })
-        .await
+    /// When they do not come to rest within ten minutes of the simulation's time.
+    pub async fn settled(&self, folders: &[&str], quiet: Duration) -> anyhow::Result<()> {
+        let begun = tokio::time::Instant::now();
+        let rests = |sim: &Sim| sim.ledger().quiet(folders).min(begun.elapsed()) >= quiet;
+        self.until("the cluster comes to rest", async |sim: &Sim| Ok(rests(sim))).await
     }
 }

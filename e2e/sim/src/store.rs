@@ -1,6 +1,8 @@
-//! The store as the simulation sees it: every write is told at once, and a second server hears of it late.
+//! The store as the simulation's servers see it: every write is told at once, a server may hear of it late, and may die
+//! between two of its writes.
 
-use crate::weather::Weather;
+use crate::ledger::Ledger;
+use crate::weather::{Doom, Weather};
 use async_trait::async_trait;
 use bytes::Bytes;
 use minik_storage::{
@@ -10,35 +12,27 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// Changes that are on their way to the server that lags.
+/// Changes that are on their way to a server that lags.
 const ON_THEIR_WAY: usize = 16 << 10;
 
-/// What is told of each write, in the order of revisions.
-pub type Told = Box<dyn Fn(&Change) + Send + Sync>;
-
-/// A store whose writes are told, or whose changes are heard of late.
+/// One server's way to the store.
 pub struct SimStore {
-    inner: Arc<dyn Storage>,
-    told: Option<Told>,
-    late: Option<Arc<Weather>>,
+    /// What all servers share.
+    pub inner: Arc<Memory>,
+    /// Told of each write, in the order of revisions.
+    pub ledger: Arc<Ledger>,
+    /// Whether the server hears of changes late.
+    pub late: Option<Arc<Weather>>,
+    /// When the server dies.
+    pub doom: Arc<Doom>,
 }
 
 impl SimStore {
-    /// An empty store in memory that tells of its writes.
-    pub fn telling(told: Told) -> SimStore {
-        SimStore { inner: Arc::new(Memory::new()), told: Some(told), late: None }
-    }
-
-    /// The same store for a server that hears of changes late, by this weather.
-    pub fn lagging(inner: Arc<dyn Storage>, weather: Arc<Weather>) -> SimStore {
-        SimStore { inner, told: None, late: Some(weather) }
-    }
-
-    fn tell(&self, key: &str, value: Option<Bytes>, revision: Revision) -> Revision {
-        if let Some(told) = &self.told {
-            told(&Change { revision, key: key.into(), value });
+    /// Returns when another write may be done: never, when the server dies before it.
+    async fn may_write(&self) {
+        if self.doom.strikes() {
+            std::future::pending::<()>().await;
         }
-        revision
     }
 }
 
@@ -59,13 +53,17 @@ impl Storage for SimStore {
         expect: Expect,
         ttl: Option<Duration>,
     ) -> Result<Revision, StorageError> {
+        self.may_write().await;
         let revision = self.inner.put(key, value.clone(), expect, ttl).await?;
-        Ok(self.tell(key, Some(value), revision))
+        self.ledger.note(&Change { revision, key: key.into(), value: Some(value) });
+        Ok(revision)
     }
 
     async fn delete(&self, key: &str, expect: Revision) -> Result<Revision, StorageError> {
+        self.may_write().await;
         let revision = self.inner.delete(key, expect).await?;
-        Ok(self.tell(key, None, revision))
+        self.ledger.note(&Change { revision, key: key.into(), value: None });
+        Ok(revision)
     }
 
     async fn revision(&self) -> Result<Revision, StorageError> {
@@ -97,6 +95,50 @@ impl Storage for SimStore {
     }
 
     async fn expire(&self) -> Result<(), StorageError> {
-        self.inner.expire().await
+        let before = self.inner.revision().await?;
+        self.inner.expire().await?;
+        if self.inner.revision().await? > before {
+            let mut gone = self.inner.watch(before).await?;
+            while let Ok(change) = gone.try_recv() {
+                self.ledger.note(&change?);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace::Trace;
+    use crate::weather::Climate;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_ledger_hears_of_every_write_even_of_what_expires() {
+        let trace = Arc::<Trace>::default();
+        let ledger = Arc::new(Ledger::new(trace.clone()));
+        let inner = Arc::new(Memory::new());
+        let doom = Arc::new(Doom::after(None, Arc::new(Weather::stormy(Climate::default()))));
+        let store = SimStore { inner, ledger: ledger.clone(), late: None, doom };
+        let pod = Bytes::from(r#"{"metadata": {"name": "p", "uid": "u"}}"#);
+        store.put("/registry/pods/n/p", pod, Expect::Absent, Some(Duration::from_secs(5))).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        store.expire().await.unwrap();
+        let kinds: Vec<_> = ledger.moves_after(0).into_iter().map(|one| one.kind).collect();
+        assert_eq!(kinds, ["ADDED", "DELETED"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_dies_writes_no_more() {
+        let ledger = Arc::new(Ledger::new(Arc::default()));
+        let inner = Arc::new(Memory::new());
+        let doom = Arc::new(Doom::after(Some(1), Arc::new(Weather::stormy(Climate::default()))));
+        let store = SimStore { inner, ledger, late: None, doom: doom.clone() };
+        store.put("/a", Bytes::new(), Expect::Absent, None).await.unwrap();
+        let second = store.put("/b", Bytes::new(), Expect::Absent, None);
+        let patience = Duration::from_secs(1);
+        assert!(tokio::time::timeout(patience, second).await.is_err());
+        assert!(store.get("/b").await.unwrap().is_none());
+        doom.struck().await;
     }
 }

@@ -1,5 +1,6 @@
 //! Clients that call the API in the same thread, through whatever weather there is.
 
+use crate::server::Servers;
 use crate::weather::{Doom, Fate, Weather};
 use bytes::Bytes;
 use futures::stream;
@@ -7,9 +8,10 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use minik_apiserver::{Api, Body, Peer};
+use minik_component::Shutdown;
 use serde_json::json;
 use std::io::{Error, ErrorKind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tower::BoxError;
 
 /// Whom the API sees: what a verified client certificate would say.
@@ -22,13 +24,21 @@ impl Who {
     /// # Errors
     /// When no certificate can be made.
     pub fn new(user: &str, groups: &[&str]) -> anyhow::Result<Who> {
+        // Nobody looks at the key, and nothing depends on its chance.
+        static KEY: OnceLock<rcgen::KeyPair> = OnceLock::new();
         let mut parameters = rcgen::CertificateParams::default();
         parameters.distinguished_name.push(rcgen::DnType::CommonName, user);
         for group in groups {
             parameters.distinguished_name.push(rcgen::DnType::OrganizationName, *group);
         }
-        // The key is thrown away: nobody signs with it, and nothing depends on its chance.
-        let certificate = parameters.self_signed(&rcgen::KeyPair::generate()?)?;
+        let key = match KEY.get() {
+            Some(key) => key,
+            None => {
+                let fresh = rcgen::KeyPair::generate()?;
+                KEY.get_or_init(|| fresh)
+            }
+        };
+        let certificate = parameters.self_signed(key)?;
         Ok(Who(Peer(Some(Arc::new(certificate.der().clone())))))
     }
 }
@@ -49,7 +59,7 @@ type Answer = Response<UnsyncBoxBody<Bytes, BoxError>>;
 #[derive(Clone)]
 pub struct Line {
     /// The servers; each request goes to one of them.
-    pub servers: Arc<[Api]>,
+    pub servers: Servers,
     /// Whom they see.
     pub who: Who,
     /// What goes wrong.
@@ -71,7 +81,8 @@ impl Line {
     async fn send(self, request: Request<kube::client::Body>) -> Result<Answer, BoxError> {
         let writes = !matches!(*request.method(), Method::GET | Method::HEAD);
         let creates = request.method() == Method::POST;
-        let watches = request.uri().query().is_some_and(|query| query.contains("watch="));
+        let query = request.uri().query().unwrap_or_default();
+        let (watches, resumes) = (query.contains("watch="), query.contains("&resourceVersion="));
         self.weather.delay().await;
         if writes && self.doom.strikes() {
             // It dies here; whoever waits for this is dropped with it.
@@ -83,15 +94,24 @@ impl Line {
             Fate::Refused(code) => return Ok(refusal(code)),
             Fate::Well | Fate::Unanswered => {}
         }
-        let server = &self.servers[self.weather.below(self.servers.len() as u64) as usize];
-        let answer = server.answer(request, &self.who.0, None).await;
+        if watches && resumes && self.weather.forgets() {
+            return Ok(refusal(StatusCode::GONE));
+        }
+        let Some(server) = self.servers.any(&self.weather) else { return Err(broken()) };
+        // Cancel-safe: a server that dies leaves what it does wherever it is.
+        let answer = tokio::select! {
+            biased;
+            () = server.dead.requested() => return Err(broken()),
+            answer = server.api.answer(request, &self.who.0, None) => answer,
+        };
         if fate == Fate::Unanswered {
             return Err(broken());
         }
         self.weather.delay().await;
         let (head, body) = answer.into_parts();
         let body = body.map_err(BoxError::from).boxed_unsync();
-        Ok(Response::from_parts(head, if watches { late(body, self.weather) } else { body }))
+        let body = if watches { late(body, self.weather, server.dead) } else { body };
+        Ok(Response::from_parts(head, body))
     }
 }
 
@@ -99,15 +119,24 @@ fn broken() -> BoxError {
     Error::from(ErrorKind::ConnectionReset).into()
 }
 
-/// A watch whose events come late, and which is cut now and then.
-fn late(body: UnsyncBoxBody<Bytes, BoxError>, weather: Arc<Weather>) -> UnsyncBoxBody<Bytes, BoxError> {
+/// A watch whose events come late, and which is cut now and then, at the latest when its server dies.
+fn late(
+    body: UnsyncBoxBody<Bytes, BoxError>,
+    weather: Arc<Weather>,
+    dead: Shutdown,
+) -> UnsyncBoxBody<Bytes, BoxError> {
     let frames = stream::unfold(Some(body), move |body| {
-        let weather = weather.clone();
+        let (weather, dead) = (weather.clone(), dead.clone());
         async move {
             let mut body = body?;
-            let frame: Result<Frame<Bytes>, BoxError> = body.frame().await?;
+            // Cancel-safe: what was not received is received by the next watch.
+            let frame: Result<Frame<Bytes>, BoxError> = tokio::select! {
+                biased;
+                () = dead.requested() => return Some((Err(broken()), None)),
+                frame = body.frame() => frame?,
+            };
             weather.lag().await;
-            match weather.strikes(10) {
+            match weather.cuts() {
                 true => Some((Err(broken()), None)),
                 false => Some((frame, Some(body))),
             }
@@ -122,6 +151,11 @@ fn refusal(code: StatusCode) -> Answer {
         StatusCode::TOO_MANY_REQUESTS => "TooManyRequests",
         StatusCode::SERVICE_UNAVAILABLE => "ServiceUnavailable",
         StatusCode::GATEWAY_TIMEOUT => "Timeout",
+        StatusCode::UNAUTHORIZED => "Unauthorized",
+        StatusCode::FORBIDDEN => "Forbidden",
+        StatusCode::GONE => "Expired",
+        StatusCode::PAYLOAD_TOO_LARGE => "RequestEntityTooLarge",
+        StatusCode::UNPROCESSABLE_ENTITY => "Invalid",
         _ => "InternalError",
     };
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",

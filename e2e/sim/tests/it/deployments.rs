@@ -104,7 +104,7 @@ async fn live(sim: &Sim, world: &Value) -> anyhow::Result<Option<String>> {
         if let Some(patch) = step.get("patch").filter(|patch| !patch.is_null()) {
             sim.patch(&format!("{DEPLOYMENTS}/d"), patch).await?;
         }
-        sim.settled(&[PODS, DEPLOYMENTS, REPLICA_SETS], QUIET).await?;
+        sim.settled(&["pods", "deployments", "replicasets"], QUIET).await?;
         let (ours, stock) = (state(sim).await?, stock(&step["state"]));
         if ours != stock {
             return Ok(Some(format!("{} step {number}:\n  ours  {ours}\n  stock {stock}", world["name"])));

@@ -66,7 +66,7 @@ async fn differs(sim: &Sim, world: &Value) -> anyhow::Result<Option<String>> {
             sim.delete(&path, &json!({"gracePeriodSeconds": 3600})).await?;
         }
     }
-    sim.settled(&[SLICES, ENDPOINTS], QUIET).await?;
+    sim.settled(&["endpointslices", "services/endpoints"], QUIET).await?;
     let ours = |name: &str| name.starts_with("svc");
     let named = |list: Vec<Value>| {
         list.into_iter()

@@ -23,8 +23,8 @@ fn recorded(file: &str) -> Vec<Value> {
 fn worlds(
     file: &str,
     parts: &Parts,
-    (size, prepare): (usize, impl AsyncFn(&Sim) -> anyhow::Result<()>),
-    differs: impl AsyncFn(&Sim, &Value) -> anyhow::Result<Option<String>>,
+    (size, prepare): (usize, impl AsyncFn(&Sim) -> anyhow::Result<()> + Sync),
+    differs: impl AsyncFn(&Sim, &Value) -> anyhow::Result<Option<String>> + Sync,
 ) {
     let recorded = recorded(file);
     let some = recorded.chunks(size).enumerate().flat_map(|(seed, worlds)| {
