@@ -11,6 +11,7 @@ use crate::leaks::Machine;
 use anyhow::{Context, Result, bail, ensure};
 use minik_client::{Kubeconfig, connect};
 use minik_cluster::{Cluster, Roots};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -122,6 +123,7 @@ pub struct TestCluster {
     pub kubeconfig: PathBuf,
     dir: tempfile::TempDir,
     before: Machine,
+    faulty: bool,
     finished: bool,
     _lock: Lock,
 }
@@ -167,18 +169,46 @@ impl TestCluster {
     ) -> Result<(TestCluster, T)> {
         let lock = Lock::take()?;
         let beside = make()?;
+        let cluster = TestCluster::new(lock)?;
+        cluster.start(nodes, flags)?;
+        Ok((cluster, beside))
+    }
+
+    /// Starts one with a node that has the image [`images::BUSYBOX`], whose processes tell which fault points they pass,
+    /// and end where they are told to: [`TestCluster::faults`].
+    ///
+    /// # Errors
+    /// As [`TestCluster::with_node`].
+    pub fn with_faults() -> Result<TestCluster> {
+        let mut cluster = TestCluster::new(Lock::take()?)?;
+        cluster.faulty = true;
+        std::fs::create_dir(cluster.faults())?;
+        cluster.start(1, &[])?;
+        cluster.load()?;
+        Ok(cluster)
+    }
+
+    /// The folder of its fault points.
+    pub fn faults(&self) -> PathBuf {
+        self.scratch().join("faults")
+    }
+
+    fn new(lock: Lock) -> Result<TestCluster> {
         let dir = tempfile::Builder::new().prefix("minik-e2e-").tempdir()?;
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let name = format!("e2e{}-{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
         let before = Machine::look(&[&name]);
         let kubeconfig = dir.path().join("kubeconfig");
-        let cluster = TestCluster { name, kubeconfig, dir, before, finished: false, _lock: lock };
+        Ok(TestCluster { name, kubeconfig, dir, before, faulty: false, finished: false, _lock: lock })
+    }
+
+    fn start(&self, nodes: u8, flags: &[&str]) -> Result<()> {
         let nodes = nodes.to_string();
-        let mut args = vec!["cluster", "up", "--name", &cluster.name, "--nodes", &nodes];
+        let mut args = vec!["cluster", "up", "--name", &self.name, "--nodes", &nodes];
         args.extend(flags);
-        let said = cluster.minikctl(&args)?;
+        let said = self.minikctl(&args)?;
         ensure!(said.code == 0, "cluster up failed: {}", said.err);
-        Ok((cluster, beside))
+        Ok(())
     }
 
     /// Starts one with a node that has the image [`images::BUSYBOX`].
@@ -187,11 +217,39 @@ impl TestCluster {
     /// As [`TestCluster::up`], or when the image cannot be loaded.
     pub fn with_node() -> Result<TestCluster> {
         let cluster = TestCluster::up(1)?;
-        let archive = cluster.scratch().join("busybox.tar");
-        std::fs::write(&archive, images::busybox()?)?;
-        let said = cluster.minikctl(&["image", "load", &archive.display().to_string()])?;
-        ensure!(said.code == 0 && said.out.contains(images::BUSYBOX), "the image cannot be loaded: {said:?}");
+        cluster.load()?;
         Ok(cluster)
+    }
+
+    /// Loads the image [`images::BUSYBOX`] into all nodes.
+    ///
+    /// # Errors
+    /// When it cannot be built or loaded.
+    pub fn load(&self) -> Result<()> {
+        let archive = self.scratch().join("busybox.tar");
+        std::fs::write(&archive, images::busybox()?)?;
+        let said = self.minikctl(&["image", "load", &archive.display().to_string()])?;
+        ensure!(said.code == 0 && said.out.contains(images::BUSYBOX), "the image cannot be loaded: {said:?}");
+        Ok(())
+    }
+
+    /// The pid of each of its processes, by name: `apiserver`, `NODE-kubelet`.
+    ///
+    /// # Errors
+    /// When the cluster is gone.
+    pub fn pids(&self) -> Result<BTreeMap<String, i32>> {
+        let folder = self.cluster()?.layout().run.join("pids");
+        let mut pids = BTreeMap::new();
+        for entry in std::fs::read_dir(&folder)?.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            // One that is being written is the next look's.
+            let text = std::fs::read(entry.path()).unwrap_or_default();
+            let value: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+            if let (Some(name), Some(pid)) = (name.strip_suffix(".json"), value["pid"].as_i64()) {
+                pids.insert(name.to_owned(), i32::try_from(pid)?);
+            }
+        }
+        Ok(pids)
     }
 
     /// Its folders.
@@ -221,6 +279,9 @@ impl TestCluster {
             .env("MINIK_CLUSTER", &self.name)
             .env("KUBECONFIG", &self.kubeconfig)
             .current_dir(self.dir.path());
+        if self.faulty {
+            command.env(minik_fault::VARIABLE, self.faults());
+        }
         command
     }
 

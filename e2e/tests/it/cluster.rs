@@ -31,11 +31,7 @@ fn a_cluster_of_another_shape_is_refused() -> Result<()> {
 #[test]
 fn a_killed_supervisor_is_replaced_and_its_processes_run_on() -> Result<()> {
     let cluster = TestCluster::up(0)?;
-    let pid = |unit: &str| -> Result<i64> {
-        let path = cluster.cluster()?.layout().run.join(format!("pids/{unit}.json"));
-        let value: serde_json::Value = serde_json::from_slice(&std::fs::read(path)?)?;
-        Ok(value["pid"].as_i64().unwrap_or_default())
-    };
+    let pid = |unit: &str| -> Result<i32> { Ok(cluster.pids()?.get(unit).copied().unwrap_or_default()) };
     let (supervisor, apiserver) = (pid("supervise")?, pid("apiserver")?);
     std::process::Command::new("kill").args(["-9", &supervisor.to_string()]).status()?;
     // Its lock and socket go with it.
@@ -163,9 +159,8 @@ fn of_several_control_planes_any_may_die() -> Result<()> {
     let flags = ["--etcd-servers", &etcd.url, "--control-planes", "2", "--fake-nodes", "1"];
     let cluster = TestCluster::up_with(0, &flags)?;
     for (index, killed) in ["apiserver", "apiserver-1", "apiserver"].iter().enumerate() {
-        let path = cluster.cluster()?.layout().run.join(format!("pids/{killed}.json"));
-        let value: serde_json::Value = serde_json::from_slice(&std::fs::read(path)?)?;
-        std::process::Command::new("kill").args(["-9", &value["pid"].to_string()]).status()?;
+        let pid = cluster.pids()?.get(*killed).copied().unwrap_or_default();
+        std::process::Command::new("kill").args(["-9", &pid.to_string()]).status()?;
         cluster.kubectl_ok(&format!("create configmap kept-{index} --from-literal=a=b"), "")?;
     }
     let names = cluster.kubectl_ok("get configmaps -o name", "")?;

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod controllers;
+mod faults;
 mod host_ports;
 mod images;
 mod kubectl;
