@@ -127,7 +127,8 @@ pub struct Inner {
     chance: Arc<dyn Chance>,
     state: Mutex<State>,
     events: broadcast::Sender<Event>,
-    execs: Mutex<BTreeMap<String, oneshot::Sender<Exit>>>,
+    /// Who waits for the end of a command, by the command's id, with its sandbox.
+    execs: Mutex<BTreeMap<String, (String, oneshot::Sender<Exit>)>>,
     /// Everything that runs beside the calls.
     pub tasks: TaskTracker,
 }

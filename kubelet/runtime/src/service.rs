@@ -38,6 +38,19 @@ impl Service {
     pub fn new(runtime: Runtime, streams: Streams) -> Service {
         Service { runtime, streams }
     }
+
+    /// Does something to its end, though who asked for it may go meanwhile: cut off half way, it would leave what nobody
+    /// knows of before the next start.
+    async fn whole<T: Send + 'static, F>(&self, work: impl FnOnce(Runtime) -> F) -> Result<T, Status>
+    where
+        F: Future<Output = Result<T, RuntimeError>> + Send + 'static,
+    {
+        match self.runtime.tasks.spawn(work(self.runtime.clone())).await {
+            Ok(done) => Ok(done?),
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(Status::aborted("the runtime ends")),
+        }
+    }
 }
 
 impl From<RuntimeError> for Status {
@@ -282,7 +295,8 @@ impl RuntimeService for Service {
         }
         let config = required(request.config, "config")?;
         required(config.metadata.as_ref(), "config.metadata")?;
-        let pod_sandbox_id = self.runtime.run_sandbox(config, request.runtime_handler).await?;
+        let handler = request.runtime_handler;
+        let pod_sandbox_id = self.whole(|it| async move { it.run_sandbox(config, handler).await }).await?;
         Ok(Response::new(v1::RunPodSandboxResponse { pod_sandbox_id }))
     }
 
@@ -290,7 +304,8 @@ impl RuntimeService for Service {
         &self,
         request: Request<v1::StopPodSandboxRequest>,
     ) -> Answer<v1::StopPodSandboxResponse> {
-        self.runtime.stop_sandbox(&request.into_inner().pod_sandbox_id).await?;
+        let id = request.into_inner().pod_sandbox_id;
+        self.whole(|it| async move { it.stop_sandbox(&id).await }).await?;
         Ok(Response::new(v1::StopPodSandboxResponse {}))
     }
 
@@ -298,7 +313,8 @@ impl RuntimeService for Service {
         &self,
         request: Request<v1::RemovePodSandboxRequest>,
     ) -> Answer<v1::RemovePodSandboxResponse> {
-        self.runtime.remove_sandbox(&request.into_inner().pod_sandbox_id).await?;
+        let id = request.into_inner().pod_sandbox_id;
+        self.whole(|it| async move { it.remove_sandbox(&id).await }).await?;
         Ok(Response::new(v1::RemovePodSandboxResponse {}))
     }
 
@@ -344,7 +360,9 @@ impl RuntimeService for Service {
         let request = request.into_inner();
         let config = required(request.config, "config")?;
         required(config.metadata.as_ref(), "config.metadata")?;
-        let container_id = self.runtime.create_container(&request.pod_sandbox_id, config).await?;
+        let sandbox = request.pod_sandbox_id;
+        let container_id =
+            self.whole(|it| async move { it.create_container(&sandbox, config).await }).await?;
         Ok(Response::new(v1::CreateContainerResponse { container_id }))
     }
 
@@ -352,7 +370,8 @@ impl RuntimeService for Service {
         &self,
         request: Request<v1::StartContainerRequest>,
     ) -> Answer<v1::StartContainerResponse> {
-        self.runtime.start_container(&request.into_inner().container_id).await?;
+        let id = request.into_inner().container_id;
+        self.whole(|it| async move { it.start_container(&id).await }).await?;
         Ok(Response::new(v1::StartContainerResponse {}))
     }
 
@@ -370,7 +389,8 @@ impl RuntimeService for Service {
         &self,
         request: Request<v1::RemoveContainerRequest>,
     ) -> Answer<v1::RemoveContainerResponse> {
-        self.runtime.remove_container(&request.into_inner().container_id).await?;
+        let id = request.into_inner().container_id;
+        self.whole(|it| async move { it.remove_container(&id).await }).await?;
         Ok(Response::new(v1::RemoveContainerResponse {}))
     }
 

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::Interest;
@@ -252,6 +252,8 @@ struct Connected {
     /// Who waits for an answer; none once the shim has gone.
     waiting: Mutex<Option<Waiting>>,
     next: AtomicU64,
+    /// Whether it has told that its pause process has ended.
+    is_unpaused: AtomicBool,
 }
 
 impl Shim {
@@ -262,12 +264,18 @@ impl Shim {
             sending: tokio::sync::Mutex::new(()),
             waiting: Mutex::new(Some(HashMap::new())),
             next: AtomicU64::new(1),
+            is_unpaused: AtomicBool::new(false),
         }))
     }
 
     /// Whether nobody answers any more.
     pub fn is_gone(&self) -> bool {
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
+    /// Whether its pause process has ended.
+    pub fn is_unpaused(&self) -> bool {
+        self.0.is_unpaused.load(Ordering::Acquire)
     }
 
     /// Hands out answers, and events to `event`, until the shim goes.
@@ -282,7 +290,12 @@ impl Shim {
                         let _ = waiter.send((result, fds));
                     }
                 }
-                Ok(Some((Message::Event(happened), _))) => event(happened),
+                Ok(Some((Message::Event(happened), _))) => {
+                    if matches!(happened, Event::PauseExited { .. }) {
+                        self.0.is_unpaused.store(true, Ordering::Release);
+                    }
+                    event(happened);
+                }
                 Ok(None) => {
                     if fill(&self.0.stream, &mut inbox).await.is_err() {
                         break;

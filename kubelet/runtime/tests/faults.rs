@@ -20,6 +20,7 @@ use minik_fault::{FAULT, GO, PASSED, REACHED, VARIABLE};
 use minik_net::{NetNs, Netlink};
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::{BTreeMap, HashMap};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -41,6 +42,9 @@ fn alone() {
     runtime.block_on(minik_runtime::run(config, Shutdown::new())).unwrap();
 }
 
+/// A life that takes longer waits for something; it is worth a look.
+const SLOW: Duration = Duration::from_secs(2);
+
 /// Who is killed while a process is at a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Victim {
@@ -59,6 +63,22 @@ struct Alone {
     faults: PathBuf,
     client: common::Runtimes,
     starts: u32,
+    guard: Guard,
+}
+
+/// Leaves neither processes nor the namespace behind, however the test ends.
+struct Guard {
+    netns: PathBuf,
+    faults: PathBuf,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        for one in processes(&self.faults) {
+            let _ = kill_process(Pid::from_raw(one.pid as i32).unwrap(), Signal::KILL);
+        }
+        let _ = NetNs::unpin(&self.netns);
+    }
 }
 
 impl Alone {
@@ -75,7 +95,8 @@ impl Alone {
         std::fs::write(folder.join("data/file"), "kept").unwrap();
         let process = spawn(&fixture, &netns, &faults);
         let client = fixture.client.clone();
-        let mut alone = Alone { fixture, process, netns, faults, client, starts: 1 };
+        let guard = Guard { netns: netns.clone(), faults: faults.clone() };
+        let mut alone = Alone { fixture, process, netns, faults, client, starts: 1, guard };
         alone.connect().await;
         alone
     }
@@ -123,6 +144,12 @@ impl Alone {
         for file in [PASSED, REACHED, GO, FAULT] {
             let _ = std::fs::remove_file(self.faults.join(file));
         }
+        // Pause processes are nobody's.
+        let anyone =
+            |path: &Path| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
+        std::fs::write(self.faults.join(PASSED), "").unwrap();
+        anyone(&self.faults.join(PASSED));
+        anyone(&self.faults);
         let reaper = fault.map(|(name, count, victim)| {
             let what = if victim == Victim::Itself { "kill" } else { "hold" };
             let text = format!("{name} {count} {what}");
@@ -153,6 +180,9 @@ impl Alone {
             Some(reaper) if happened => reaper.await.unwrap(),
             Some(reaper) => reaper.abort(),
             None => {}
+        }
+        if began.elapsed() > SLOW {
+            println!("{fault:?} took {:?}", began.elapsed());
         }
         // The last thing that it did may have killed it.
         self.revive().await;
@@ -205,7 +235,8 @@ impl Alone {
             if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
         })
         .await;
-        NetNs::unpin(&self.netns).unwrap();
+        drop(self.guard);
+        assert!(!NetNs::is_pinned(&self.netns), "the namespace is pinned still");
         self.fixture.start_runtime().await;
         self.fixture.finish().await;
     }

@@ -113,6 +113,35 @@ async fn containers_outlive_the_runtime() {
 }
 
 #[tokio::test]
+async fn what_is_asked_for_is_made_whole_though_who_asked_has_gone() {
+    let mut runtime = Fixture::new().await;
+    for number in 1..=6 {
+        let pod = runtime.pod(&format!("asked{number}"));
+        let request = v1::RunPodSandboxRequest { config: Some(pod), ..Default::default() };
+        let asked = runtime.client.run_pod_sandbox(request);
+        // One that is answered so soon is as good.
+        drop(tokio::time::timeout(Duration::from_millis(number), asked).await);
+    }
+    runtime.run_pod(&runtime.pod("asked")).await;
+    let mut client = runtime.client.clone();
+    let sandboxes = eventually("no sandbox is there by half", async || {
+        let listed = client.list_pod_sandbox(v1::ListPodSandboxRequest::default()).await;
+        let items = listed.map_err(|error| error.to_string())?.into_inner().items;
+        // Those whose callers went before anybody heard of them are not made at all.
+        let folders =
+            std::fs::read_dir(runtime.config.root.join("sandboxes")).map_err(|error| error.to_string())?;
+        let known = folders.count();
+        if items.len() == known { Ok(items) } else { Err(format!("{known} and {items:?}")) }
+    })
+    .await;
+    for sandbox in sandboxes {
+        assert_eq!(sandbox.state(), v1::PodSandboxState::SandboxReady);
+        runtime.remove_pod(&sandbox.id).await;
+    }
+    runtime.finish().await;
+}
+
+#[tokio::test]
 async fn containers_of_a_lost_shim_are_killed_and_told() {
     let mut runtime = Fixture::new().await;
     let pod = runtime.pod("shim");
@@ -136,6 +165,30 @@ async fn containers_of_a_lost_shim_are_killed_and_told() {
     not_ready(&mut runtime, &second).await;
     runtime.remove_pod(&sandbox).await;
     runtime.remove_pod(&second).await;
+    runtime.finish().await;
+}
+
+#[tokio::test]
+async fn a_command_whose_shim_is_lost_is_not_waited_for() {
+    let mut runtime = Fixture::new().await;
+    let pod = runtime.pod("lost");
+    let sandbox = runtime.run_pod(&pod).await;
+    let id = runtime.create(&sandbox, &pod, command(&["sleep", "1000"])).await.unwrap();
+    runtime.start(&id).await.unwrap();
+    let pause = pause_pid(&mut runtime, &sandbox).await;
+    let mut client = runtime.client.clone();
+    let cmd = ["sh", "-c", "touch /tmp/begun; sleep 1000"].map(str::to_owned).into();
+    let request = v1::ExecSyncRequest { container_id: id.clone(), cmd, timeout: 0 };
+    let waits = tokio::spawn(async move { client.exec_sync(request).await });
+    eventually("it has begun", async || {
+        let said = runtime.exec(&id, &["test", "-f", "/tmp/begun"], 5).await.unwrap();
+        if said.exit_code == 0 { Ok(()) } else { Err(format!("{said:?}")) }
+    })
+    .await;
+    kill(parent(pause));
+    let said = tokio::time::timeout(Duration::from_secs(20), waits).await.unwrap().unwrap();
+    assert!(said.unwrap_err().message().contains("the shim has gone"));
+    runtime.remove_pod(&sandbox).await;
     runtime.finish().await;
 }
 

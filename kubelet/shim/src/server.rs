@@ -16,7 +16,7 @@ use std::os::unix::net::UnixListener;
 mod work;
 
 /// How long a shim waits for who wants a sandbox of it: its runtime or zygote may have been killed, and nobody will come.
-const WANTED_WITHIN: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+const WANTED_WITHIN: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 
 /// What there is to read.
 #[derive(Debug, Clone)]

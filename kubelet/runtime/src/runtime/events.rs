@@ -22,7 +22,7 @@ impl Runtime {
             Event::Exited { container, exit } => self.exited(sandbox, &container, &exit),
             Event::ExecExited { exec, exit } => {
                 let waiter = self.execs.lock().unwrap_or_else(PoisonError::into_inner).remove(&exec);
-                if let Some(waiter) = waiter {
+                if let Some((_, waiter)) = waiter {
                     // Whoever waited may have given up.
                     let _ = waiter.send(exit);
                 }
@@ -59,6 +59,8 @@ impl Runtime {
     }
 
     async fn shim_gone(&self, sandbox: &str) {
+        // Who waits for a command's end learns by this that nobody will tell it.
+        self.execs.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, (of, _)| of != sandbox);
         let record = {
             let mut state = self.state();
             let Some(found) = state.sandboxes.get_mut(sandbox) else { return };

@@ -56,7 +56,8 @@ impl Runtime {
         let shim = self.shim(&record.sandbox)?;
         let id = self.new_id();
         let (sender, exit) = oneshot::channel();
-        self.execs.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), sender);
+        let waiter = (record.sandbox.clone(), sender);
+        self.execs.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), waiter);
         let terminal = stdio.is_none();
         let spec = ExecSpec { container: record.id, exec: id.clone(), args, terminal };
         let fds = stdio.map(Vec::from).unwrap_or_default();

@@ -52,6 +52,8 @@ impl Runtime {
         if shim.is_gone() {
             // It went while nobody knew the sandbox yet.
             self.lose_sandbox(&id).await;
+        } else if shim.is_unpaused() {
+            self.change_sandbox(&id, |record| record.ready = false);
         }
         self.happened(&id, &id, ContainerEventType::ContainerCreatedEvent);
         self.happened(&id, &id, ContainerEventType::ContainerStartedEvent);
