@@ -169,11 +169,17 @@ impl Dispatcher {
         };
         let is_known = |uid: &str| self.mailboxes.get(uid).is_some();
         let orphans: Vec<RuntimePod> = found.into_iter().filter(|pod| !is_known(&pod.uid)).collect();
-        let folders = std::fs::read_dir(self.context.volumes.pods_dir()).into_iter().flatten().flatten();
-        let folders: Vec<String> = folders
-            .filter_map(|folder| folder.file_name().into_string().ok())
-            .filter(|uid| !is_known(uid) && !orphans.iter().any(|pod| pod.uid == *uid))
-            .collect();
+        let is_left = |uid: &str| !is_known(uid) && !orphans.iter().any(|pod| pod.uid == uid);
+        let folders = names(&self.context.volumes.pods_dir()).filter(|uid| is_left(uid)).collect::<Vec<_>>();
+        // Logs go last, when nobody else knows of the Pod any more: `NAMESPACE_NAME_UID`.
+        let logs = &self.context.config.pod_log_dir;
+        let of_nobody = |name: &String| name.split('_').nth(2).is_some_and(is_left);
+        for name in names(logs).filter(of_nobody) {
+            tracing::info!(name, "a Pod's logs are left over; removing them");
+            if let Err(error) = tokio::fs::remove_dir_all(logs.join(&name)).await {
+                tracing::warn!(name, %error, "cannot remove logs that are left over");
+            }
+        }
         for pod in orphans {
             tracing::info!(pod.namespace, pod.name, pod.uid, "a Pod is left over; ending it");
             let (uid, object) = (Uid::from(pod.uid.as_str()), Arc::new(left_over(&pod)));
@@ -200,6 +206,12 @@ impl Dispatcher {
         }
         true
     }
+}
+
+/// The names in a folder.
+fn names(folder: &std::path::Path) -> impl Iterator<Item = String> + use<> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok())
 }
 
 /// A Pod of which only its names are known.

@@ -12,15 +12,22 @@ use minik_cri::v1;
 use runtime::FakeRuntime;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-/// A time of day that goes on with the paused clock.
-struct PausedClock(tokio::time::Instant);
+/// A time of day that goes on with the paused clock, but for the seconds that somebody sets it ahead.
+struct PausedClock(tokio::time::Instant, AtomicI64);
+
+impl PausedClock {
+    fn new() -> Arc<PausedClock> {
+        Arc::new(PausedClock(tokio::time::Instant::now(), AtomicI64::new(0)))
+    }
+}
 
 impl Clock for PausedClock {
     fn now(&self) -> jiff::Timestamp {
         let since = jiff::SignedDuration::try_from(self.0.elapsed()).unwrap();
-        jiff::Timestamp::from_second(1_800_000_000).unwrap() + since
+        jiff::Timestamp::from_second(1_800_000_000 + self.1.load(Ordering::Relaxed)).unwrap() + since
     }
 
     fn elapsed(&self) -> Duration {
@@ -34,9 +41,10 @@ struct Running {
     shutdown: Shutdown,
     task: tokio::task::JoinHandle<Result<(), crate::KubeletError>>,
     dir: tempfile::TempDir,
+    clock: Arc<PausedClock>,
 }
 
-fn config(dir: &tempfile::TempDir) -> Config {
+fn config(dir: &tempfile::TempDir, clock: Arc<PausedClock>) -> Config {
     Config {
         node_name: "n1".into(),
         certificates: Default::default(),
@@ -59,7 +67,7 @@ fn config(dir: &tempfile::TempDir) -> Config {
         memory: Some("4Gi".into()),
         thresholds: Default::default(),
         unsafe_sysctls: Vec::new(),
-        clock: Arc::new(PausedClock(tokio::time::Instant::now())),
+        clock,
         chance: Arc::new(SeededChance::new(1)),
         metrics: prometheus::Registry::new(),
     }
@@ -71,7 +79,8 @@ impl Running {
     }
 
     fn with(server: Server, runtime: Option<Arc<FakeRuntime>>, dir: tempfile::TempDir) -> Running {
-        let config = config(&dir);
+        let clock = PausedClock::new();
+        let config = config(&dir, clock.clone());
         let runtime = runtime.unwrap_or_else(|| Arc::new(FakeRuntime::new(config.clock.clone())));
         let version = v1::VersionResponse {
             runtime_name: "fake".into(),
@@ -80,7 +89,7 @@ impl Running {
         };
         let shutdown = Shutdown::new();
         let run = run_with(config, server.client(), runtime.clone(), version, shutdown.clone());
-        Running { server, runtime, shutdown, task: tokio::spawn(run), dir }
+        Running { server, runtime, shutdown, task: tokio::spawn(run), dir, clock }
     }
 
     fn create(&self, name: &str, spec: Value) {
@@ -318,6 +327,38 @@ async fn a_pod_that_lives_too_long_fails() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_ends_no_pod_and_stops_no_renewal() {
+    for set_seconds in [3600, -3600] {
+        let running = Running::start();
+        let mut limited = one("Always", &["sleep"]);
+        limited["activeDeadlineSeconds"] = 600.into();
+        running.create("limited", limited);
+        running.create("crashes", one("Always", &["exit", "3"]));
+        running.until_phase("limited", "Running").await;
+        let runs = |status: &Value| status["containerStatuses"][0]["restartCount"].as_i64().unwrap_or(0);
+        let before = runs(&running.until("crashes", "started again", |status| runs(status) >= 2).await);
+        running.clock.1.store(set_seconds, Ordering::Relaxed);
+        let lease = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1";
+        let renewed = || running.server.get(lease).unwrap()["spec"]["renewTime"].clone();
+        let mut times = Vec::new();
+        for _ in 0..60 {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            times.push(renewed().to_string());
+        }
+        times.dedup();
+        assert!(times.len() >= 25, "renewed {} times in 300 s", times.len());
+        let node = running.server.get("/api/v1/nodes/n1").unwrap();
+        assert_eq!(condition(&node["status"], "Ready"), ("True", "KubeletReady"));
+        assert_eq!(running.pod("limited").unwrap()["status"]["phase"], "Running", "{set_seconds}");
+        let after = runs(&running.pod("crashes").unwrap()["status"]);
+        assert!((before + 1..before + 6).contains(&after), "{set_seconds}: {before} runs, then {after}");
+        let status = running.until_phase("limited", "Failed").await;
+        assert_eq!(status["reason"], "DeadlineExceeded");
+        running.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn init_containers_and_sidecars_come_first() {
     let running = Running::start();
     let mut spec = one("Never", &["exit", "0"]);
@@ -386,8 +427,7 @@ async fn volumes_follow_their_objects() {
 
 #[tokio::test(start_paused = true)]
 async fn tokens_are_renewed_in_time() {
-    let clock: Arc<dyn Clock> = Arc::new(PausedClock(tokio::time::Instant::now()));
-    let objects = crate::objects::Objects::new(Server::new().client(), clock);
+    let objects = crate::objects::Objects::new(Server::new().client(), PausedClock::new());
     let key = crate::objects::TokenKey {
         namespace: "s".into(),
         account: "default".into(),
