@@ -14,7 +14,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -43,6 +43,9 @@ pub enum InitError {
     /// The kernel refused.
     #[error("cannot {0}: {1}")]
     System(&'static str, Errno),
+    /// The working folder is no folder of the container.
+    #[error("chdir to cwd ({0:?}) set in config.json failed: it is outside of the container's root")]
+    Outside(String),
     /// The working folder cannot be entered.
     #[error("chdir to cwd ({0:?}) set in config.json failed: {1}")]
     Cwd(String, Words),
@@ -210,17 +213,27 @@ fn prepare(shim: &OwnedFd, stdio: Option<Stdio>, process: &ProcessSpec) -> Resul
         }
         crate::protocol::Seccomp::Profile(text) => Some(seccomp::profile(text)?),
     };
+    // What the host has open must not be reached by /proc/self/fd/N, neither as a working folder nor as a program.
+    sys::close_others(shim.as_raw_fd());
     let cwd = if process.cwd.is_empty() { "/" } else { &process.cwd };
     let entered = rustix::process::chdir(cwd);
     give_up(process)?;
     if entered.is_err() {
         rustix::process::chdir(cwd).map_err(|error| InitError::Cwd(cwd.to_owned(), Words(error)))?;
     }
+    stands_inside(cwd)?;
     let program = find_program(process, &env)?;
     minik_fault::point("init.user");
     restrict(process, filters.as_ref())?;
     sys::close_from(3, true);
     Ok(program)
+}
+
+/// The kernel names a folder that cannot be reached from the root otherwise than by a path.
+fn stands_inside(cwd: &str) -> Result<(), InitError> {
+    let name =
+        rustix::process::getcwd(Vec::new()).map_err(|error| InitError::Cwd(cwd.to_owned(), Words(error)))?;
+    if name.as_bytes().starts_with(b"/") { Ok(()) } else { Err(InitError::Outside(cwd.to_owned())) }
 }
 
 fn connect_stdio(shim: &OwnedFd, stdio: Option<Stdio>, process: &ProcessSpec) -> Result<(), InitError> {

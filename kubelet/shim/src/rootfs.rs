@@ -151,7 +151,7 @@ pub fn enter(spec: &ContainerSpec, sources: Sources) -> Result<(), MountError> {
         .map_err(failed("make mounts private below"))?;
     let root = mount_overlay(&spec.rootfs.mountpoint, &sources.layers, &sources.mountpoint)?;
     mount_kernel(&root, spec)?;
-    mount_dev(&root, &sources)?;
+    let null = mount_dev(&root, &sources)?;
     mount_sys(&root, spec, sources.cgroups)?;
     for (bind, source) in spec.mounts.iter().zip(sources.binds) {
         mount_bind(&root, bind, source)?;
@@ -159,7 +159,7 @@ pub fn enter(spec: &ContainerSpec, sources: Sources) -> Result<(), MountError> {
     if !spec.process.cwd.is_empty() {
         root.folder(Path::new(&spec.process.cwd))?;
     }
-    restrict(&root, spec)?;
+    restrict(&root, spec, &null)?;
     minik_fault::point("init.root");
     if spec.rootfs.readonly {
         sys::mount_setattr(root.fd(), RDONLY, 0, 0, false).map_err(failed("make read-only"))?;
@@ -233,7 +233,8 @@ fn mount_kernel(root: &Root, spec: &ContainerSpec) -> Result<(), MountError> {
     }
 }
 
-fn mount_dev(root: &Root, sources: &Sources) -> Result<(), MountError> {
+/// Gives the null device, opened before anything of the container's own can lie over it.
+fn mount_dev(root: &Root, sources: &Sources) -> Result<OwnedFd, MountError> {
     let path = Path::new("/dev");
     let dev = root.find(path)?.ok_or_else(|| MountError::new("find", path, Errno::NOENT))?;
     let failed = |error| MountError::new("make a device in", path, error);
@@ -244,6 +245,8 @@ fn mount_dev(root: &Root, sources: &Sources) -> Result<(), MountError> {
         rustix::fs::mknodat(&dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), device)
             .map_err(failed)?;
     }
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let null = rustix::fs::openat(&dev, "null", flags, Mode::empty()).map_err(failed)?;
     let links = [
         ("/proc/self/fd", "fd"),
         ("/proc/self/fd/0", "stdin"),
@@ -266,7 +269,7 @@ fn mount_dev(root: &Root, sources: &Sources) -> Result<(), MountError> {
     for (target, device) in &sources.devices {
         attach(device, root.point(device, target)?, target)?;
     }
-    Ok(())
+    Ok(null)
 }
 
 fn mount_sys(root: &Root, spec: &ContainerSpec, cgroups: Vec<(String, OwnedFd)>) -> Result<(), MountError> {
@@ -318,7 +321,7 @@ fn mount_bind(root: &Root, bind: &MountSpec, source: OwnedFd) -> Result<(), Moun
 }
 
 /// Hides and closes what the container must not read or write.
-fn restrict(root: &Root, spec: &ContainerSpec) -> Result<(), MountError> {
+fn restrict(root: &Root, spec: &ContainerSpec, null: &OwnedFd) -> Result<(), MountError> {
     for path in spec.readonly_paths.iter().map(Path::new) {
         let Some(point) = root.find(path)? else { continue };
         let copy = copy_of(&point, Path::new(""), true)?;
@@ -327,15 +330,13 @@ fn restrict(root: &Root, spec: &ContainerSpec) -> Result<(), MountError> {
         attach(copy, point, path)?;
     }
     let mut empty: Option<OwnedFd> = None;
-    let null = root.find(Path::new("/dev/null"))?;
     for path in spec.masked_paths.iter().map(Path::new) {
         let Some(point) = root.find(path)? else { continue };
         let folder = is_folder(&point).map_err(|error| MountError::new("look at", path, error))?;
-        let cover = match (folder, &empty, &null) {
-            (true, Some(first), _) => copy_of(first, Path::new(""), false)?,
-            (true, None, _) => tmpfs(&[("mode", "755"), ("size", "4k")], RDONLY | NOSUID | NODEV | NOEXEC)?,
-            (false, _, Some(null)) => copy_of(null, Path::new(""), false)?,
-            (false, _, None) => return Err(MountError::new("find /dev/null to hide", path, Errno::NOENT)),
+        let cover = match (folder, &empty) {
+            (true, Some(first)) => copy_of(first, Path::new(""), false)?,
+            (true, None) => tmpfs(&[("mode", "755"), ("size", "4k")], RDONLY | NOSUID | NODEV | NOEXEC)?,
+            (false, _) => copy_of(null, Path::new(""), false)?,
         };
         attach(&cover, point, path)?;
         if folder && empty.is_none() {

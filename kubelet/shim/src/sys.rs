@@ -279,6 +279,18 @@ pub fn close_from(first: RawFd, on_exec: bool) {
     unsafe { libc::syscall(libc::SYS_close_range, first as libc::c_uint, libc::c_uint::MAX, flags) };
 }
 
+/// Closes all descriptors but stdio and one.
+pub fn close_others(keep: RawFd) {
+    let close = |first: RawFd, last: libc::c_uint| {
+        // SAFETY: called where nothing that owns another descriptor is used any more (a child that never returns).
+        unsafe { libc::syscall(libc::SYS_close_range, first as libc::c_uint, last, 0) };
+    };
+    if keep > 3 {
+        close(3, keep as libc::c_uint - 1);
+    }
+    close(keep.max(2) + 1, libc::c_uint::MAX);
+}
+
 /// The other end of a terminal, opened through its master: no path is looked up.
 ///
 /// # Errors
