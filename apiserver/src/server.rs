@@ -4,12 +4,8 @@ use crate::api::Api;
 use crate::authn::Peer;
 use http::Request;
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulConnection;
 use minik_component::Shutdown;
-use std::convert::Infallible;
+use minik_component::serve::{Limits, Sources, converse, most_connections};
 use std::net::SocketAddr;
 use std::os::fd::FromRawFd;
 use std::sync::Arc;
@@ -19,12 +15,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-/// How long a client may take for its handshake, and for the head of a request.
+/// How long a client may take for its handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-const HEAD: Duration = Duration::from_secs(30);
-/// Requests at once over one connection: upstream's number; a client of many watches has many.
-const STREAMS: u32 = 250;
-/// Connections at once: far above what a cluster has, far below what the process may open.
+/// Connections at once: far above what a cluster has.
 const CONNECTIONS: usize = 16_000;
 /// How long requests under way may take when the server ends.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -62,13 +55,15 @@ pub async fn serve(
     shutdown: Shutdown,
 ) {
     let acceptor = TlsAcceptor::from(tls);
-    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    let most = most_connections(CONNECTIONS);
+    let (permits, sources) = (Arc::new(Semaphore::new(most)), Sources::new(most / 2));
     let mut accepting = JoinSet::new();
     for listener in listeners {
         let server = Server {
             api: api.clone(),
             acceptor: acceptor.clone(),
             permits: permits.clone(),
+            sources: sources.clone(),
             shutdown: shutdown.clone(),
         };
         accepting.spawn(server.accept(listener));
@@ -84,6 +79,7 @@ struct Server {
     api: Api,
     acceptor: TlsAcceptor,
     permits: Arc<Semaphore>,
+    sources: Sources,
     shutdown: Shutdown,
 }
 
@@ -99,11 +95,12 @@ impl Server {
                 // The semaphore is never closed.
                 Ok((permit, accepted)) = next(&self.permits, &listener) => match accepted {
                     Ok((stream, source)) => {
+                        let Some(place) = self.sources.enter(source.ip()) else { continue };
                         let (api, acceptor, shutdown) =
                             (self.api.clone(), self.acceptor.clone(), self.shutdown.clone());
                         open.spawn(async move {
                             connection(api, stream, source, acceptor, shutdown).await;
-                            drop(permit);
+                            drop((permit, place));
                         });
                     }
                     Err(error) => {
@@ -149,44 +146,11 @@ async fn connection(
     };
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let peer = Peer(certificate.map(|certificate| Arc::new(certificate.clone().into_owned())));
-    let service = service_fn(move |request: Request<Incoming>| {
+    let answer = move |request: Request<Incoming>| {
         let (api, peer) = (api.clone(), peer.clone());
-        async move { Ok::<_, Infallible>(api.answer(request, &peer, Some(source)).await) }
-    });
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS)
-        .max_header_list_size(1 << 20)
-        .keep_alive_interval(Some(Duration::from_secs(30)))
-        .keep_alive_timeout(Duration::from_secs(15));
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    let connection = std::pin::pin!(connection);
-    serve_until(connection, shutdown, source).await;
-}
-
-/// Serves a connection; at the server's end no new request is taken, and the last ones are finished.
-async fn serve_until<C>(mut connection: std::pin::Pin<&mut C>, shutdown: Shutdown, source: SocketAddr)
-where
-    C: GracefulConnection,
-    C::Error: std::fmt::Display,
-{
-    let mut asked = false;
-    loop {
-        // Cancel-safe: the connection is polled again where it was.
-        tokio::select! {
-            result = connection.as_mut() => {
-                if let Err(error) = result {
-                    tracing::debug!(%source, %error, "a connection broke");
-                }
-                return;
-            }
-            () = shutdown.requested(), if !asked => {
-                asked = true;
-                connection.as_mut().graceful_shutdown();
-            }
-        }
+        async move { api.answer(request, &peer, Some(source)).await }
+    };
+    if let Err(error) = converse(stream, answer, Limits::default(), &shutdown).await {
+        tracing::debug!(%source, error, "a connection broke");
     }
 }

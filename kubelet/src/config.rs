@@ -7,6 +7,7 @@ use minik_component::{Chance, Clock, SystemChance, SystemClock, TelemetryFlags};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Flags of `minik kubelet`.
 #[derive(Debug, Clone, Args)]
@@ -56,6 +57,9 @@ pub struct Flags {
     /// CA that clients of the node's API must be signed by
     #[arg(long, value_name = "FILE")]
     pub client_ca_file: Option<PathBuf>,
+    /// How long a command, an attachment or a forwarded port may be without a byte
+    #[arg(long, default_value = "4h", value_name = "TIME", value_parser = minik_component::duration)]
+    pub streaming_connection_idle_timeout: Duration,
     /// Addresses of the cluster's DNS
     #[arg(long, value_name = "IP", value_delimiter = ',')]
     pub cluster_dns: Vec<IpAddr>,
@@ -182,6 +186,7 @@ impl Flags {
                 key,
                 client_ca: self.client_ca_file.clone(),
             }),
+            stream_idle: self.streaming_connection_idle_timeout,
             cluster_dns: self.cluster_dns.clone(),
             cluster_domain: self.cluster_domain.clone(),
             max_pods: self.max_pods,
@@ -235,6 +240,8 @@ pub struct Config {
     pub pod_log_dir: PathBuf,
     /// How the node's API is served; `None` for not at all.
     pub api: Option<ApiConfig>,
+    /// How long a stream may be without a byte.
+    pub stream_idle: Duration,
     /// Addresses of the cluster's DNS.
     pub cluster_dns: Vec<IpAddr>,
     /// The cluster's domain.

@@ -22,9 +22,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
+use minik_component::serve::{LastAnswer, Limits, Sources, converse, most_connections};
 use minik_component::tls::{self, KeyPairFiles, TlsError};
 use minik_component::{Shutdown, chain};
 use prometheus::{Encoder, TextEncoder};
@@ -37,8 +35,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-/// Connections at a time: the apiserver's, scrapers', and one a followed log or command.
-const CONNECTIONS: usize = 512;
+/// Connections at a time: the apiserver's, scrapers', and one a followed log. Any Pod can reach this port: half of them are
+/// for others, whoever it is.
+const CONNECTIONS: usize = 2048;
 /// How long a handshake may take.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 
@@ -114,15 +113,21 @@ impl Api {
                 return;
             }
         };
-        let mut open = JoinSet::new();
+        let most = most_connections(CONNECTIONS);
+        let (mut open, sources) = (JoinSet::new(), Sources::new(most / 2));
         loop {
             // Cancel-safe: accept and join_next lose nothing when dropped.
             tokio::select! {
                 () = shutdown.requested() => return,
                 Some(_) = open.join_next(), if !open.is_empty() => {}
-                accepted = self.listener.accept(), if open.len() < CONNECTIONS => match accepted {
-                    Ok((stream, _)) => {
-                        open.spawn(connection(stream, tls.clone(), state.clone()));
+                accepted = self.listener.accept(), if open.len() < most => match accepted {
+                    Ok((stream, source)) => {
+                        let Some(place) = sources.enter(source.ip()) else { continue };
+                        let served = connection(stream, tls.clone(), state.clone(), shutdown.clone());
+                        open.spawn(async move {
+                            served.await;
+                            drop(place);
+                        });
                     }
                     // Too many open files, for one: it passes.
                     Err(error) => {
@@ -144,17 +149,15 @@ fn acceptor(config: &ApiConfig) -> Result<TlsAcceptor, ApiError> {
     Ok(TlsAcceptor::from(Arc::new(tls::server(pair, roots)?)))
 }
 
-async fn connection(stream: TcpStream, tls: TlsAcceptor, state: Arc<State>) {
+async fn connection(stream: TcpStream, tls: TlsAcceptor, state: Arc<State>, shutdown: Shutdown) {
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_WITHIN, tls.accept(stream)).await else { return };
     let peer = Arc::new(Peer::of(stream.get_ref().1.peer_certificates()));
-    let service = service_fn(move |request: Request<Incoming>| {
+    let service = move |request: Request<Incoming>| {
         let (state, peer) = (state.clone(), peer.clone());
-        async move { Ok::<_, Infallible>(answer(&state, &peer, request).await) }
-    });
-    let mut http = Builder::new(TokioExecutor::new());
-    http.http1().timer(TokioTimer::new());
+        async move { answer(&state, &peer, request).await }
+    };
     // A client that breaks off has nothing to be told.
-    let _ = http.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+    let _ = converse(stream, service, Limits::default(), &shutdown).await;
 }
 
 /// A plain answer.
@@ -187,7 +190,10 @@ fn streamed(from: tokio::sync::mpsc::Receiver<Bytes>) -> Body {
 
 async fn answer(state: &Arc<State>, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path().to_owned();
-    if let Err(refusal) = state.auth.check(peer, &state.context.config.node_name, &request).await {
+    if let Err(mut refusal) = state.auth.check(peer, &state.context.config.node_name, &request).await {
+        if refusal.status() == StatusCode::UNAUTHORIZED {
+            refusal.extensions_mut().insert(LastAnswer);
+        }
         return refusal;
     }
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use minik_cri::v1;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpStream;
 
 /// Why a stream is not opened.
@@ -72,7 +73,7 @@ pub async fn exec(
         state.context.runtime.exec_url(request).await.map_err(failed)
     };
     match url.await {
-        Ok(url) => hand_through(&url, request).await,
+        Ok(url) => hand_through(&url, request, state.context.config.stream_idle).await,
         Err(refusal) => refusal.into(),
     }
 }
@@ -97,7 +98,7 @@ pub async fn attach(
         state.context.runtime.attach_url(request).await.map_err(failed)
     };
     match url.await {
-        Ok(url) => hand_through(&url, request).await,
+        Ok(url) => hand_through(&url, request, state.context.config.stream_idle).await,
         Err(refusal) => refusal.into(),
     }
 }
@@ -123,13 +124,14 @@ pub async fn port_forward(
         state.context.runtime.port_forward_url(request).await.map_err(failed)
     };
     match url.await {
-        Ok(url) => hand_through(&url, request).await,
+        Ok(url) => hand_through(&url, request, state.context.config.stream_idle).await,
         Err(refusal) => refusal.into(),
     }
 }
 
-/// Sends the request on and, once both sides have agreed on another protocol, copies bytes both ways.
-async fn hand_through(url: &str, mut request: Request<Incoming>) -> Response<Body> {
+/// Sends the request on and, once both sides have agreed on another protocol, copies bytes both ways, until none came for
+/// the time `idle`.
+async fn hand_through(url: &str, mut request: Request<Incoming>, idle: Duration) -> Response<Body> {
     let bad = |words: String| text(StatusCode::BAD_GATEWAY, words);
     let Ok(url) = url.parse::<Uri>() else {
         return bad(format!("the runtime's address {url:?} is none"));
@@ -175,11 +177,10 @@ async fn hand_through(url: &str, mut request: Request<Incoming>) -> Response<Bod
     let runtime_side = hyper::upgrade::on(&mut answer);
     let mut response = text(StatusCode::SWITCHING_PROTOCOLS, "");
     *response.headers_mut() = answer.headers().clone();
-    // It ends when either side does.
+    // It ends when either side does, or when neither says anything.
     tokio::spawn(async move {
         if let (Ok(client), Ok(runtime)) = (client_side.await, runtime_side.await) {
-            let (mut client, mut runtime) = (TokioIo::new(client), TokioIo::new(runtime));
-            let _ = tokio::io::copy_bidirectional(&mut client, &mut runtime).await;
+            minik_component::serve::join(TokioIo::new(client), TokioIo::new(runtime), idle).await;
         }
     });
     response

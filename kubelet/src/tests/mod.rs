@@ -53,6 +53,7 @@ fn config(dir: &tempfile::TempDir, clock: Arc<PausedClock>) -> Config {
         root_dir: dir.path().join("kubelet"),
         pod_log_dir: dir.path().join("logs"),
         api: None,
+        stream_idle: Duration::from_secs(3600),
         cluster_dns: Vec::new(),
         cluster_domain: "cluster.local".into(),
         max_pods: 110,

@@ -79,3 +79,48 @@ fn memory_volumes_are_mounted_and_taken_down() {
     files::remove_pod(&pod).unwrap();
     assert!(!pod.exists());
 }
+
+/// CVE-2021-25741: what is a folder when it is looked at is a link when it is mounted.
+#[test]
+fn a_link_that_comes_meanwhile_leads_nowhere() {
+    use rustix::fs::{CWD, RenameFlags};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (volume, outside) = (dir.path().join("v"), dir.path().join("outside"));
+    for folder in [&volume.join("in/sub"), &outside.join("sub")] {
+        fs::create_dir_all(folder).unwrap();
+    }
+    fs::write(outside.join("sub/secret"), "").unwrap();
+    symlink(&outside, volume.join("link")).unwrap();
+    let ended = AtomicBool::new(false);
+    let exchange = || {
+        while !ended.load(Ordering::Relaxed) {
+            // What the Pod's own processes do: the folder and the link change places.
+            let (one, other) = (volume.join("in"), volume.join("link"));
+            rustix::fs::renameat_with(CWD, &one, CWD, &other, RenameFlags::EXCHANGE).unwrap();
+        }
+    };
+    let bind = || {
+        let mut bound = 0;
+        for number in 0..300 {
+            let target = dir.path().join("t").join(number.to_string());
+            if subpath::bind(&volume, "in/sub".as_ref(), &target).is_ok() {
+                bound += 1;
+                assert!(!target.join("secret").exists(), "what is outside the volume is mounted");
+            }
+        }
+        ended.store(true, Ordering::Relaxed);
+        bound
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(exchange);
+        let bound = scope.spawn(bind).join();
+        ended.store(true, Ordering::Relaxed);
+        assert!(bound.unwrap() > 0, "nothing was ever mounted");
+    });
+    files::remove_pod(&dir.path().join("t")).unwrap();
+    assert!(outside.join("sub/secret").exists());
+}

@@ -12,6 +12,7 @@ mod duration;
 mod exit;
 pub mod ops;
 mod plant;
+pub mod serve;
 mod shutdown;
 mod telemetry;
 pub mod tls;
