@@ -41,6 +41,7 @@ fn may(rights: &dyn Rights, attributes: &Attributes<'_>, verb: &str, signer: &st
             user: attributes.user.clone(),
             verb: verb.into(),
             resource: Some(ResourceAttributes {
+                fields: Vec::new(),
                 group: GROUP.into(),
                 version: "*".into(),
                 resource: "signers".into(),

@@ -107,6 +107,7 @@ impl NoEscalation {
             user: attributes.user.clone(),
             verb: verb.into(),
             resource: Some(ResourceAttributes {
+                fields: Vec::new(),
                 group: GROUP.into(),
                 version: "v1".into(),
                 resource: plural.into(),

@@ -43,6 +43,7 @@ pub fn effective(
             user: user.clone(),
             verb: "impersonate".into(),
             resource: Some(ResourceAttributes {
+                fields: Vec::new(),
                 group: group.into(),
                 version: "v1".into(),
                 resource: resource.into(),

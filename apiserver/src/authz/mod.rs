@@ -38,6 +38,26 @@ pub struct ResourceAttributes {
     pub namespace: String,
     /// The object's name, empty for any.
     pub name: String,
+    /// What fields of a collection's objects are to be, as its selector says.
+    pub fields: Vec<(String, String)>,
+}
+
+impl ResourceAttributes {
+    /// Whether only objects with this value of a field are asked for.
+    pub fn only(&self, field: &str, value: &str) -> bool {
+        self.fields.iter().any(|(key, wanted)| key == field && wanted == value)
+    }
+}
+
+/// The fields that a selector wants to be equal to something.
+pub fn equal_fields(selector: &str) -> Vec<(String, String)> {
+    let equal = |part: &str| {
+        let (key, value) = part.split_once('=')?;
+        // Escapes are in no name; what has them is not understood, and gives no right.
+        let plain = !key.ends_with('!') && !part.contains('\\');
+        plain.then(|| (key.trim().to_owned(), value.trim_start_matches('=').trim().to_owned()))
+    };
+    selector.split(',').filter_map(equal).collect()
 }
 
 impl Attributes {
@@ -60,6 +80,10 @@ impl Attributes {
                     subresource: resource.subresource.clone(),
                     namespace: resource.namespace.clone(),
                     name: resource.name.clone(),
+                    fields: match info.is_collection() {
+                        true => equal_fields(info.query.get("fieldSelector")),
+                        false => Vec::new(),
+                    },
                 }),
                 path: info.path.clone(),
             },
@@ -126,3 +150,6 @@ impl Authorizer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

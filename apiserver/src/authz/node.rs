@@ -76,34 +76,66 @@ impl NodeGraph {
     pub fn decide(&self, attributes: &Attributes) -> Decision {
         let Some(node) = attributes.user.node_name() else { return Decision::NoOpinion(String::new()) };
         let Some(on) = &attributes.resource else { return Decision::NoOpinion(String::new()) };
-        let read = matches!(attributes.verb.as_str(), "get" | "list" | "watch");
+        let verb = attributes.verb.as_str();
+        let read = matches!(verb, "get" | "list" | "watch");
+        let (itself, named) = (on.subresource.is_empty(), !on.name.is_empty());
         match (on.group.as_str(), on.resource.as_str()) {
-            ("", "secrets" | "configmaps") => {
-                self.referred(node, on, read && !on.name.is_empty() && on.subresource.is_empty())
+            ("", "secrets" | "configmaps") => self.referred(node, on, read && named && itself),
+            ("", "persistentvolumeclaims") => {
+                let status = on.subresource == "status" && matches!(verb, "get" | "update" | "patch");
+                self.referred(node, on, status || (verb == "get" && itself))
             }
             ("", "serviceaccounts") => self.referred(
                 node,
                 on,
-                (attributes.verb == "create" && on.subresource == "token")
-                    || (attributes.verb == "get" && on.subresource.is_empty()),
+                (verb == "create" && on.subresource == "token") || (verb == "get" && itself),
             ),
-            ("coordination.k8s.io", "leases") => own_lease(node, on, &attributes.verb),
-            ("", "pods") => own_pods(on, &attributes.verb),
-            _ => always(on, &attributes.verb),
+            ("coordination.k8s.io", "leases") => own_lease(node, on, verb),
+            ("storage.k8s.io", "csinodes") => {
+                let known = itself && matches!(verb, "get" | "create" | "update" | "patch" | "delete");
+                let own = on.name == node || (verb == "create" && !named);
+                allowed_if(known && own, "can only access CSINode with the same name as the requesting node")
+            }
+            ("", "nodes") => own_node(node, on, verb),
+            ("", "pods") => self.own_pods(node, on, verb),
+            _ => always(on, verb),
         }
     }
 
-    fn referred(&self, node: &str, on: &ResourceAttributes, right_verb: bool) -> Decision {
-        if !right_verb {
-            return Decision::NoOpinion(format!(
-                "no relationship found between node {node:?} and this object"
-            ));
+    /// Pods of the own node are read; NodeRestriction limits what is written to them.
+    fn own_pods(&self, node: &str, on: &ResourceAttributes, verb: &str) -> Decision {
+        match (on.subresource.as_str(), verb) {
+            ("", "get") => allowed_if(self.runs(node, on), &unrelated(node)),
+            ("", "list" | "watch") => {
+                let why =
+                    "can only list and watch pods with the field selector spec.nodeName of the own node";
+                allowed_if(on.only("spec.nodeName", node), why)
+            }
+            ("", "create" | "delete") | ("status", "update" | "patch") | ("eviction", "create") => {
+                Decision::Allow(String::new())
+            }
+            _ => Decision::NoOpinion(String::new()),
         }
-        if self.refers(node, &on.resource, &on.namespace, &on.name) {
-            return Decision::Allow(String::new());
-        }
-        Decision::NoOpinion(format!("no relationship found between node {node:?} and this object"))
     }
+
+    /// Whether a Pod is on the node.
+    fn runs(&self, node: &str, on: &ResourceAttributes) -> bool {
+        let graph = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        graph.pods.get(&(on.namespace.clone(), on.name.clone())).is_some_and(|(at, _)| at == node)
+    }
+
+    fn referred(&self, node: &str, on: &ResourceAttributes, right_verb: bool) -> Decision {
+        let refers = right_verb && self.refers(node, &on.resource, &on.namespace, &on.name);
+        allowed_if(refers, &unrelated(node))
+    }
+}
+
+fn unrelated(node: &str) -> String {
+    format!("no relationship found between node {node:?} and this object")
+}
+
+fn allowed_if(allowed: bool, otherwise: &str) -> Decision {
+    if allowed { Decision::Allow(String::new()) } else { Decision::NoOpinion(otherwise.to_owned()) }
 }
 
 /// A kubelet renews the lease that bears its node's name.
@@ -111,21 +143,19 @@ fn own_lease(node: &str, on: &ResourceAttributes, verb: &str) -> Decision {
     let own =
         on.namespace == "kube-node-lease" && matches!(verb, "get" | "create" | "update" | "patch" | "delete");
     // The name of a new object is in its body, where NodeRestriction looks.
-    if own && (on.name == node || (verb == "create" && on.name.is_empty())) {
-        return Decision::Allow(String::new());
-    }
-    Decision::NoOpinion("can only access node lease with the same name as the requesting node".into())
+    let named = on.name == node || (verb == "create" && on.name.is_empty());
+    allowed_if(own && named, "can only access node lease with the same name as the requesting node")
 }
 
-/// Pods: all may be read (as upstream's role has it); NodeRestriction limits what is written to the node's own.
-fn own_pods(on: &ResourceAttributes, verb: &str) -> Decision {
-    let allowed = match on.subresource.as_str() {
-        "" => matches!(verb, "get" | "list" | "watch" | "create" | "delete"),
-        "status" => matches!(verb, "update" | "patch"),
-        "eviction" => verb == "create",
-        _ => false,
-    };
-    if allowed { Decision::Allow(String::new()) } else { Decision::NoOpinion(String::new()) }
+/// The own Node is read, by name or as a collection of that name; NodeRestriction limits what is written to it.
+fn own_node(node: &str, on: &ResourceAttributes, verb: &str) -> Decision {
+    match (on.subresource.as_str(), verb) {
+        ("", "create" | "update" | "patch") | ("status", "update" | "patch") => {
+            Decision::Allow(String::new())
+        }
+        ("", "get" | "list" | "watch") => allowed_if(on.name == node, "can only read the own node"),
+        _ => Decision::NoOpinion(String::new()),
+    }
 }
 
 /// What upstream's role `system:node` gives to every kubelet.
@@ -137,22 +167,20 @@ fn always(on: &ResourceAttributes, verb: &str) -> Decision {
             verb == "create"
         }
         ("", "services", "") => read,
-        ("", "nodes", "") => read || matches!(verb, "create" | "update" | "patch"),
-        ("", "nodes", "status") => matches!(verb, "update" | "patch"),
+        ("", "endpoints", "") => verb == "get",
         ("" | "events.k8s.io", "events", "") => matches!(verb, "create" | "update" | "patch"),
         ("certificates.k8s.io", "certificatesigningrequests", "") => read || verb == "create",
-        ("storage.k8s.io", "csidrivers", "") | ("node.k8s.io", "runtimeclasses", "") => read,
-        ("storage.k8s.io", "csinodes", "") => {
-            read || matches!(verb, "create" | "delete" | "patch" | "update")
-        }
+        ("certificates.k8s.io", "clustertrustbundles", "")
+        | ("storage.k8s.io", "csidrivers", "")
+        | ("node.k8s.io", "runtimeclasses", "") => read,
         _ => false,
     };
-    if allowed { Decision::Allow(String::new()) } else { Decision::NoOpinion(String::new()) }
+    allowed_if(allowed, "")
 }
 
-const KINDS: [&str; 3] = ["secrets", "configmaps", "serviceaccounts"];
+const KINDS: [&str; 4] = ["secrets", "configmaps", "serviceaccounts", "persistentvolumeclaims"];
 
-/// The Secrets, ConfigMaps and ServiceAccount that a Pod refers to.
+/// The Secrets, ConfigMaps, claims and ServiceAccount that a Pod refers to.
 fn references(pod: &Value, namespace: &str) -> Vec<Reference> {
     let mut found = BTreeSet::new();
     let spec = &pod["spec"];
@@ -189,6 +217,12 @@ fn references(pod: &Value, namespace: &str) -> Vec<Reference> {
             add("secrets", volume[kind].pointer("/nodePublishSecretRef/name"));
         }
         add("secrets", volume.pointer("/azureFile/secretName"));
+        add("persistentvolumeclaims", volume.pointer("/persistentVolumeClaim/claimName"));
+        if volume["ephemeral"].is_object()
+            && let (Some(pod), Some(volume)) = (pod["metadata"]["name"].as_str(), volume["name"].as_str())
+        {
+            add("persistentvolumeclaims", Some(&format!("{pod}-{volume}").into()));
+        }
     }
     found.into_iter().collect()
 }
@@ -222,6 +256,7 @@ mod tests {
             subresource: subresource.into(),
             namespace: namespace.into(),
             name: name.into(),
+            fields: Vec::new(),
         };
         let user = UserInfo::known("system:node:a", &["system:nodes"]);
         let attributes = Attributes { user, verb: verb.into(), resource: Some(on), path: String::new() };

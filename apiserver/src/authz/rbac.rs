@@ -355,6 +355,7 @@ mod tests {
         let (namespace, resource, subresource, name) = (next(), next(), next(), next());
         let strip = |text: String| if text == "-" { String::new() } else { text };
         let resource = ResourceAttributes {
+            fields: Vec::new(),
             namespace: strip(namespace),
             resource,
             subresource: strip(subresource),

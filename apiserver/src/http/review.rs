@@ -5,7 +5,7 @@ use super::{Asked, Body};
 use crate::admission::{self, Operation};
 use crate::api::Api;
 use crate::authn::{UserInfo, token_request};
-use crate::authz::{Attributes, Decision, ResourceAttributes};
+use crate::authz::{Attributes, Decision, ResourceAttributes, equal_fields};
 use crate::error::{ApiError, Result};
 use crate::served::Served;
 use crate::verbs::{Age, Input, Target, WriteOptions};
@@ -78,6 +78,7 @@ impl Api {
                     subresource: text(on, "subresource"),
                     namespace: text(on, "namespace"),
                     name: text(on, "name"),
+                    fields: selected(&on["fieldSelector"]),
                 }),
                 path: String::new(),
             },
@@ -152,6 +153,17 @@ impl Api {
         let ty = facts::kind("authentication.k8s.io/v1", "TokenRequest");
         Ok(form::tree(StatusCode::CREATED, &answer, asked.form()?.encoding, ty))
     }
+}
+
+/// What the field selector of a review wants to be equal.
+fn selected(selector: &Value) -> Vec<(String, String)> {
+    let requirements = selector["requirements"].as_array().into_iter().flatten();
+    let equal =
+        requirements.filter_map(|one| match (one["operator"].as_str(), &strings(&one["values"])[..]) {
+            (Some("In"), [value]) => Some((one["key"].as_str()?.to_owned(), value.clone())),
+            _ => None,
+        });
+    equal.chain(equal_fields(selector["rawSelector"].as_str().unwrap_or_default())).collect()
 }
 
 /// The user that a review is about.
