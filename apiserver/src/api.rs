@@ -5,7 +5,7 @@ use crate::allocator::{Allocators, Cidr, Counts};
 use crate::authn::{Authenticator, BootstrapTokens, Tokens, UserInfo};
 use crate::authz::{Attributes, Authorizer, Decision, NodeGraph, Rbac, ResourceAttributes};
 use crate::error::{ApiError, Result};
-use crate::http::Places;
+use crate::http::{InFlight, Places};
 use crate::metrics::Metrics;
 use crate::request::ResourcePath;
 use crate::served::Served;
@@ -45,6 +45,8 @@ pub struct Settings {
     pub audit: crate::audit::Audit,
     /// Whether bootstrap tokens are believed.
     pub bootstrap_tokens: bool,
+    /// How many requests may be under way at once.
+    pub in_flight: InFlight,
 }
 
 pub(crate) struct Inner {
@@ -142,7 +144,7 @@ impl Api {
             admission,
             allocators,
             metrics,
-            places: Places::default(),
+            places: Places::new(settings.in_flight),
             settings,
             prepared: AtomicBool::new(false),
             ending: AtomicBool::new(false),
@@ -232,6 +234,7 @@ impl Api {
     /// 403.
     pub(crate) fn may_create(&self, target: &Target<'_>, user: &UserInfo) -> Result<()> {
         let on = ResourceAttributes {
+            fields: Vec::new(),
             group: target.served.resource.group.into(),
             version: target.served.version.into(),
             resource: target.served.resource.plural.into(),

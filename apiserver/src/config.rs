@@ -2,6 +2,7 @@
 
 use crate::allocator::Cidr;
 use crate::audit::{Audit, AuditLevel};
+use crate::http::InFlight;
 use clap::Args;
 use minik_component::{Chance, Clock, SystemChance, SystemClock, TelemetryFlags};
 use minik_storage::cli::EtcdFlags;
@@ -88,6 +89,12 @@ pub struct Flags {
     /// What audit lines tell
     #[arg(long, value_name = "LEVEL", value_enum, default_value = "Metadata")]
     pub audit_log_level: AuditLevel,
+    /// Requests at once that change nothing; 0 is any number
+    #[arg(long, value_name = "NUMBER", default_value_t = InFlight::default().reading)]
+    pub max_requests_inflight: usize,
+    /// Requests at once that change something; 0 is any number
+    #[arg(long, value_name = "NUMBER", default_value_t = InFlight::default().writing)]
+    pub max_mutating_requests_inflight: usize,
     /// The shortest time in seconds after which a watch ends that names none
     #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
     pub min_request_timeout: u64,

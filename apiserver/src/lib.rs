@@ -38,7 +38,7 @@ mod verbs;
 mod wire;
 mod world;
 
-pub use self::http::Body;
+pub use self::http::{Body, InFlight};
 pub use allocator::Cidr;
 pub use api::{Api, OpenError, Settings};
 pub use audit::{Audit, AuditLevel};

@@ -5,6 +5,7 @@ use crate::authn::{BoundObject, TokenError, Tokens};
 use crate::bootstrap::{self, Authentication};
 use crate::config::{Config, Flags};
 use crate::counted::ObjectCounts;
+use crate::http::InFlight;
 use crate::proxy::{KubeletFiles, Kubelets};
 use crate::server;
 use crate::world::View;
@@ -220,6 +221,10 @@ async fn open_api(
         kubelets: kubelets(flags)?,
         audit,
         bootstrap_tokens: flags.enable_bootstrap_token_auth,
+        in_flight: InFlight {
+            reading: flags.max_requests_inflight,
+            writing: flags.max_mutating_requests_inflight,
+        },
     };
     let make_tokens = move |view: View| {
         // Set once, here.

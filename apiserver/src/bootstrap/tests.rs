@@ -21,6 +21,7 @@ async fn bootstrap(storage: Arc<dyn Storage>, advertised: &str, shutdown: &Shutd
         kubelets: crate::Kubelets::none(),
         audit: crate::Audit::default(),
         bootstrap_tokens: true,
+        in_flight: crate::InFlight::default(),
     };
     let api = Api::open(storage, settings, None).await.unwrap();
     let (world, shutdown) = (api.world().clone(), shutdown.clone());

@@ -8,12 +8,15 @@
 mod body;
 mod form;
 mod paths;
+mod places;
 mod read;
 mod review;
 mod watch;
 mod write;
 
 pub use body::{Body, full};
+pub use places::InFlight;
+pub(crate) use places::Places;
 
 use crate::admission::Warnings;
 use crate::api::Api;
@@ -35,37 +38,21 @@ use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::upgrade::OnUpgrade;
 use minik_apimachinery::time;
+use minik_component::serve::LastAnswer;
 use minik_storage::Revision;
+use places::Turn;
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// How long a request may take that is no watch.
 const WITHIN: Duration = Duration::from_secs(60);
-/// Requests at once that change nothing, and that change something: upstream's numbers.
-const READING: usize = 400;
-const WRITING: usize = 200;
-/// How long a request waits for its turn when there are more.
-const TURN_WITHIN: Duration = Duration::from_secs(10);
 /// How long the store may take to say whether there is anything new.
 const LEARN_WITHIN: Duration = Duration::from_secs(2);
 /// The largest answer that is repeated in the audit log.
 const AUDITED: u64 = 1 << 20;
-
-/// Places for requests that are under way.
-pub(crate) struct Places {
-    reading: Semaphore,
-    writing: Semaphore,
-}
-
-impl Default for Places {
-    fn default() -> Places {
-        Places { reading: Semaphore::new(READING), writing: Semaphore::new(WRITING) }
-    }
-}
 
 /// Subresources that others answer: kubelets, Pods, whatever listens on a node.
 const HANDED_ON: [&str; 5] = ["log", "exec", "attach", "portforward", "proxy"];
@@ -159,6 +146,9 @@ impl Api {
             response.headers_mut().insert("audit-id", id);
         }
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+        if told.user.is_anonymous() {
+            response.extensions_mut().insert(LastAnswer);
+        }
         let (mut response, answered) = self.audited(response).await;
         let own = told.info.verb != Verb::Watch && !is_handed_on(&told.info);
         if own && told.method == Method::GET && body::takes_gzip(&parts.headers) {
@@ -213,7 +203,7 @@ impl Api {
             return Ok(passed_on(self.connect(connect, target).await?));
         }
         let mutating = !matches!(told.info.verb, Verb::Get | Verb::List | Verb::Watch);
-        let _turn = self.turn(mutating).await?;
+        let _turn = self.turn(mutating, &user).await?;
         let gauge = self.inner().metrics.inflight(mutating);
         let _counted = (told.info.verb != Verb::Watch).then(|| Counted::new(gauge));
         let work = async {
@@ -268,17 +258,14 @@ impl Api {
     }
 
     /// Waits for a place among the requests under way, so that a burst is spread and not refused.
-    async fn turn(&self, mutating: bool) -> Result<SemaphorePermit<'_>> {
+    async fn turn(&self, mutating: bool, user: &UserInfo) -> Result<Turn> {
         let places = &self.inner().places;
         let places = if mutating { &places.writing } else { &places.reading };
-        match tokio::time::timeout(TURN_WITHIN, places.acquire()).await {
-            Ok(Ok(turn)) => Ok(turn),
-            Ok(Err(_)) | Err(_) => {
-                self.inner().metrics.refused(429);
-                let message = "Too many requests, please try again later.".into();
-                Err(ApiError::TooManyRequests { message, retry_after_seconds: 1, cause: None })
-            }
-        }
+        places.turn(user).await.ok_or_else(|| {
+            self.inner().metrics.refused(429);
+            let message = "Too many requests, please try again later.".into();
+            ApiError::TooManyRequests { message, retry_after_seconds: 1, cause: None }
+        })
     }
 
     /// What a request is about; `None` for a path that is no resource.

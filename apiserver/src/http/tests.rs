@@ -54,6 +54,7 @@ impl Server {
             kubelets: crate::Kubelets::none(),
             audit: crate::Audit::default(),
             bootstrap_tokens: true,
+            in_flight: crate::InFlight::default(),
         };
         let storage: Arc<dyn Storage> = Arc::new(Memory::new());
         let api = Api::open(storage, settings, None).await.unwrap();

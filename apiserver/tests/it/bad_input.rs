@@ -90,3 +90,59 @@ async fn paths_methods_and_options_that_do_not_exist_are_refused() {
     check(&client, &format!("POST {PLACE}?fieldValidation=Strict"), JSON, strict, (400, "BadRequest")).await;
     client.end().await;
 }
+
+/// Small bodies that would be large once they are read, and questions that are dear to answer.
+#[tokio::test]
+async fn bombs_do_not_go_off() {
+    let client = cluster().await;
+    let post = format!("POST {PLACE}");
+    // Each line names the one before ten times: a billion of them.
+    let mut laughs = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n".to_owned();
+    for line in 1..10 {
+        let before = vec![format!("*a{}", line - 1); 10].join(",");
+        laughs += &format!("a{line}: &a{line} [{before}]\n");
+    }
+    laughs += "metadata: {name: laughs}\ndata: *a9\n";
+    check(&client, &post, "application/yaml", laughs.clone(), (400, "BadRequest")).await;
+    let patch = format!("PATCH {PLACE}/none?fieldManager=m&force=true");
+    check(&client, &patch, "application/apply-patch+yaml", laughs, (400, "BadRequest")).await;
+    let merged = format!("a: &a {{{}}}\nmetadata: {{<<: *a, name: x}}\n", "k: v, ".repeat(10));
+    let answer = client.send("POST", PLACE, "application/yaml", merged).await;
+    assert!(answer.code < 500, "{}", answer.code);
+    // As large as can be, and then read, listed and changed.
+    let large = |name: &str, bytes: usize| {
+        json!({"metadata": {"name": name}, "data": {"k": "x".repeat(bytes)}}).to_string()
+    };
+    let answer = client.send("POST", PLACE, JSON, large("most", 1_000_000)).await;
+    assert_eq!(answer.code, 201, "{}", String::from_utf8_lossy(&answer.body));
+    check(&client, &post, JSON, large("more", (3 << 20) - 200), (422, "Invalid")).await;
+    let wide = (0..200_000).map(|number| format!("\"k{number}\":\"\"")).collect::<Vec<_>>().join(",");
+    let wide = format!("{{\"metadata\":{{\"name\":\"wide\"}},\"data\":{{{wide}}}}}");
+    let answer = client.send("POST", PLACE, JSON, wide).await;
+    assert!(matches!(answer.code, 201 | 413 | 422), "{}", answer.code);
+    let operations = "{\"op\":\"test\",\"path\":\"/data/k\",\"value\":\"\"},".repeat(20_000);
+    let operations = format!("[{}]", operations.trim_end_matches(','));
+    let patch = format!("PATCH {PLACE}/most");
+    check(&client, &patch, "application/json-patch+json", operations, (413, "RequestEntityTooLarge")).await;
+    // A copy in each operation doubles what is there.
+    let copies: Vec<String> = (0..60)
+        .map(|number| format!("{{\"op\":\"copy\",\"from\":\"/data\",\"path\":\"/data/c{number}\"}}"))
+        .collect();
+    let answer = client
+        .send(
+            "PATCH",
+            &format!("{PLACE}/most"),
+            "application/json-patch+json",
+            format!("[{}]", copies.join(",")),
+        )
+        .await;
+    assert!((400..500).contains(&answer.code), "{}", answer.code);
+    // Selectors.
+    let values = (0..8_000).map(|number| format!("v{number}")).collect::<Vec<_>>().join(",");
+    let terms = (0..5_000).map(|number| format!("k{number}=v")).collect::<Vec<_>>().join(",");
+    for selector in [format!("a+in+({values})"), terms] {
+        let answer = client.send("GET", &format!("{PLACE}?labelSelector={selector}"), "", "").await;
+        assert!(matches!(answer.code, 200 | 400), "{}", answer.code);
+    }
+    client.end().await;
+}

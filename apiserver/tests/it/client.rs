@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, Full};
-use minik_apiserver::{Api, Audit, Body, Cidr, Kubelets, Peer, Settings};
+use minik_apiserver::{Api, Audit, Body, Cidr, InFlight, Kubelets, Peer, Settings};
 use minik_component::{SeededChance, Shutdown, SystemClock};
 use minik_storage::{Memory, Storage};
 use serde_json::Value;
@@ -75,6 +75,7 @@ impl Client {
             kubelets: Kubelets::none(),
             audit,
             bootstrap_tokens: true,
+            in_flight: InFlight::default(),
         };
         let api = Api::open(storage, settings, None).await.unwrap();
         let shutdown = Shutdown::new();

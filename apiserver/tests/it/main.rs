@@ -8,6 +8,7 @@ mod bad_input;
 mod client;
 mod compare;
 mod eviction;
+mod floods;
 mod random;
 mod reads;
 mod recorded;

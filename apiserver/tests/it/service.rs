@@ -26,6 +26,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 #[derive(Parser)]
 struct Line {
@@ -34,13 +35,13 @@ struct Line {
 }
 
 /// A CA, a server's certificate, an administrator's and token keys, in a folder.
-struct Files {
+pub struct Files {
     folder: tempfile::TempDir,
     admin: (Vec<u8>, Vec<u8>),
 }
 
 impl Files {
-    fn new() -> Files {
+    pub fn new() -> Files {
         let folder = tempfile::tempdir().unwrap();
         let key = || rcgen::KeyPair::generate().unwrap();
         let ca_key = key();
@@ -73,21 +74,21 @@ impl Files {
     }
 
     /// `--data-dir` of a folder.
-    fn data(&self, name: &str) -> String {
+    pub fn data(&self, name: &str) -> String {
         format!("--data-dir={}", self.path(name).display())
     }
 }
 
-struct Server<'a> {
+pub struct Server<'a> {
     files: &'a Files,
-    address: SocketAddr,
+    pub address: SocketAddr,
     shutdown: Shutdown,
     running: JoinHandle<Result<(), ApiserverError>>,
 }
 
 impl<'a> Server<'a> {
     /// Starts one, and waits until it is ready.
-    async fn start(files: &'a Files, more: &[&str]) -> Server<'a> {
+    pub async fn start(files: &'a Files, more: &[&str]) -> Server<'a> {
         let mut line: Vec<String> =
             ["apiserver", "--bind-address=127.0.0.1", "--secure-port=0"].map(str::to_owned).into();
         for (flag, name) in [
@@ -122,21 +123,25 @@ impl<'a> Server<'a> {
         server
     }
 
-    async fn stop(self) {
+    pub async fn stop(self) {
         self.shutdown.request();
         tokio::time::timeout(Duration::from_secs(30), self.running).await.unwrap().unwrap().unwrap();
     }
 
-    /// Sends a request by the administrator, or with a token by its owner.
-    async fn send(&self, method: &str, path: &str, token: Option<&str>, body: &str) -> Response<Incoming> {
+    /// A connection of the administrator, or of nobody.
+    pub async fn dial(&self, protocol: &[u8], known: bool) -> TlsStream<TcpStream> {
         let roots = tls::roots(tls::read_certs(&self.files.path("ca.crt")).unwrap()).unwrap();
         let (cert, key) = self.files.admin.clone();
-        let identity =
-            if token.is_some() { ClientIdentity::None } else { ClientIdentity::Data { cert, key } };
-        let config = tls::client(roots, identity, &[b"http/1.1"]).unwrap();
+        let identity = if known { ClientIdentity::Data { cert, key } } else { ClientIdentity::None };
+        let config = tls::client(roots, identity, &[protocol]).unwrap();
         let stream = TcpStream::connect(self.address).await.unwrap();
         let name = "127.0.0.1".try_into().unwrap();
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+    }
+
+    /// Sends a request by the administrator, or with a token by its owner.
+    async fn send(&self, method: &str, path: &str, token: Option<&str>, body: &str) -> Response<Incoming> {
+        let stream = self.dial(b"http/1.1", token.is_none()).await;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         let mut request = Request::builder().method(method).uri(path).header("host", "x");
@@ -147,7 +152,7 @@ impl<'a> Server<'a> {
         sender.send_request(request).await.unwrap()
     }
 
-    async fn json(&self, method: &str, path: &str, token: Option<&str>, body: &Value) -> (u16, Value) {
+    pub async fn json(&self, method: &str, path: &str, token: Option<&str>, body: &Value) -> (u16, Value) {
         let text = if body.is_null() { String::new() } else { body.to_string() };
         let response = self.send(method, path, token, &text).await;
         let code = response.status().as_u16();
@@ -155,11 +160,11 @@ impl<'a> Server<'a> {
         (code, serde_json::from_slice(&bytes).unwrap_or_default())
     }
 
-    async fn get(&self, path: &str) -> (u16, Value) {
+    pub async fn get(&self, path: &str) -> (u16, Value) {
         self.json("GET", path, None, &Value::Null).await
     }
 
-    async fn make(&self, name: &str) {
+    pub async fn make(&self, name: &str) {
         let (code, made) = self.json("POST", MAPS, None, &json!({"metadata": {"name": name}})).await;
         assert_eq!(code, 201, "{made}");
     }

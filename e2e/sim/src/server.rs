@@ -3,7 +3,7 @@
 use crate::clock::SimClock;
 use crate::store::SimStore;
 use crate::weather::{Doom, Weather};
-use minik_apiserver::{Api, Audit, Cidr, Kubelets, Settings, run_within};
+use minik_apiserver::{Api, Audit, Cidr, InFlight, Kubelets, Settings, run_within};
 use minik_component::{Chance, Clock, Shutdown};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -123,6 +123,7 @@ impl Keeping {
         Ok(Settings {
             prefix: "/registry".into(),
             bootstrap_tokens: false,
+            in_flight: InFlight::default(),
             service_ranges: vec![Cidr::parse(range).map_err(anyhow::Error::msg)?],
             node_ports: ports,
             event_ttl: 3600,
