@@ -12,4 +12,5 @@ mod pending;
 mod pods;
 mod recorded_pods;
 mod rollouts;
+mod security;
 mod services;

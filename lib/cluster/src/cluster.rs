@@ -1,7 +1,9 @@
 //! The life of a cluster: created, started, stopped, deleted. Each step can be taken again.
 
 use crate::cgroup::Cgroups;
-use crate::config::{ClusterConfig, ControlPorts, Joined, Node, Ports, Size, Wanted, make_dir, write_file};
+use crate::config::{
+    ClusterConfig, ControlPorts, Joined, Node, Ports, Size, Wanted, make_dir, make_private_dir, write_file,
+};
 use crate::error::{Error, Result, file};
 use crate::layout::{Layout, Roots, check_name};
 use crate::ranges::Ranges;
@@ -202,7 +204,8 @@ impl Cluster {
 
     /// Builds what the processes run in. The last step is the mark that all of it is there.
     fn prepare(&self, lock: &host::Lock) -> Result<()> {
-        make_dir(&self.layout.run)?;
+        make_private_dir(&self.layout.state)?;
+        make_private_dir(&self.layout.run)?;
         if self.config.networked {
             host::prepare(&self.layout.roots, &self.layout.name, lock)?;
             node::make_private(&self.layout.run)?;

@@ -261,15 +261,24 @@ impl ClusterConfig {
     /// When the folder cannot be written.
     pub fn save(&self, layout: &Layout) -> Result<()> {
         let path = layout.config();
+        // Keys, logs and what Pods hold lie below.
+        make_private_dir(&layout.state)?;
         let text =
             serde_json::to_vec_pretty(self).map_err(|source| Error::Format { path: path.clone(), source })?;
         write_file(&path, &text, 0o644)
     }
 }
 
-/// Makes a folder and its parents, readable by its owner alone where it is new.
+/// Makes a folder and its parents.
 pub(crate) fn make_dir(path: &Path) -> Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(file("make the folder", path))
+}
+
+/// Makes a folder that nobody else looks into, nor into what is below it.
+pub(crate) fn make_private_dir(path: &Path) -> Result<()> {
+    make_dir(path)?;
+    let owners = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(path, owners).map_err(file("close the folder", path))
 }
 
 /// Writes a whole file or nothing, with its folders.

@@ -80,7 +80,7 @@ pub(crate) fn listen(layout: &Layout, inherited: Vec<OwnedFd>) -> Result<UnixLis
 /// Makes the socket; nobody else serves it.
 pub(crate) fn bind(layout: &Layout) -> Result<std::os::unix::net::UnixListener> {
     let path = layout.control();
-    crate::config::make_dir(&layout.run)?;
+    crate::config::make_private_dir(&layout.run)?;
     // What a supervisor that is gone left behind.
     let _ = std::fs::remove_file(&path);
     let listener = std::os::unix::net::UnixListener::bind(&path).map_err(file("listen on", &path))?;

@@ -11,7 +11,7 @@ pub(crate) mod control;
 pub(crate) mod process;
 
 use crate::cgroup::Cgroups;
-use crate::config::{ClusterConfig, make_dir};
+use crate::config::{ClusterConfig, make_private_dir};
 use crate::error::{Error, Result, file};
 use crate::layout::{Layout, Roots};
 use crate::spawn::{Spawn, inherited};
@@ -131,7 +131,7 @@ fn follow_routes(shared: &Shared, shutdown: &Shutdown) -> Result<impl Future<Out
 /// Holds the lock that makes this the only supervisor of the cluster.
 fn only_one(layout: &Layout) -> Result<File> {
     let path = layout.run.join("supervise.lock");
-    make_dir(&layout.run)?;
+    make_private_dir(&layout.run)?;
     let held = File::options().create(true).append(true).open(&path).map_err(file("open", &path))?;
     flock(&held, FlockOperation::NonBlockingLockExclusive)
         .map_err(file("lock (another supervisor runs)", &path))?;
