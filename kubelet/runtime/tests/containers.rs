@@ -100,7 +100,7 @@ async fn a_container_sees_only_what_is_its_own() {
     assert!(processes <= 4, "{processes}");
     assert_eq!(seen, expected);
     let mut config = shell(
-        "id -u; id -G; touch /x || echo closed; grep -E 'NoNewPrivs|Seccomp:|CapEff' /proc/self/status; unshare -U true || echo denied",
+        "id -u; id -G; touch /x || echo closed; echo x >/dev/null && echo null; grep -E 'NoNewPrivs|Seccomp:|CapEff' /proc/self/status; unshare -U true || echo denied",
     );
     let context = security(&mut config);
     context.run_as_user = Some(v1::Int64Value { value: 1000 });
@@ -115,6 +115,7 @@ async fn a_container_sees_only_what_is_its_own() {
         "1000",
         "3000 2000 4000",
         "closed",
+        "null",
         "CapEff:\t0000000000000000",
         "NoNewPrivs:\t1",
         "Seccomp:\t2",

@@ -242,8 +242,10 @@ fn mount_dev(root: &Root, sources: &Sources) -> Result<OwnedFd, MountError> {
         [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
     for (name, major, minor) in nodes {
         let device: Dev = makedev(major, minor);
-        rustix::fs::mknodat(&dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), device)
-            .map_err(failed)?;
+        let everybody = Mode::from_raw_mode(0o666);
+        rustix::fs::mknodat(&dev, name, FileType::CharacterDevice, everybody, device).map_err(failed)?;
+        // Whatever mask this process was started with.
+        rustix::fs::chmodat(&dev, name, everybody, rustix::fs::AtFlags::empty()).map_err(failed)?;
     }
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let null = rustix::fs::openat(&dev, "null", flags, Mode::empty()).map_err(failed)?;

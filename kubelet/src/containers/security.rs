@@ -201,7 +201,9 @@ pub fn namespaces(pod: &PodObject, target_id: Option<String>) -> v1::NamespaceOp
         pid: mode(spec.host_pid, pid) as i32,
         ipc: mode(spec.host_ipc, v1::NamespaceMode::Pod) as i32,
         target_id: target_id.unwrap_or_default(),
-        userns_options: None,
+        // The runtime says whether it can do that; what it cannot do is not left out.
+        userns_options: (pod.spec.host_users == Some(false))
+            .then(|| v1::UserNamespace { mode: v1::NamespaceMode::Pod as i32, ..Default::default() }),
     }
 }
 

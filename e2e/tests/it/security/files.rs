@@ -6,12 +6,11 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 /// Exact modes by the beginning and the end of a path below the cluster's folders; the first that fits counts.
-const MODES: [(&str, &str, u32); 9] = [
+const MODES: [(&str, &str, u32); 8] = [
     ("state/pki/", ".key", 0o600),
     ("state/pki/", ".crt", 0o644),
     ("state/pki/", "sa.pub", 0o644),
     ("state/kubeconfig/", ".conf", 0o600),
-    ("state/data/", "", 0o600),
     ("run/", "supervise.sock", 0o600),
     ("run/", "runtime.sock", 0o600),
     ("run/pids/", ".json", 0o644),
@@ -24,7 +23,8 @@ pub fn check(world: &World) -> Result<()> {
     let known = world.cluster.cluster()?;
     let layout = known.layout();
     let mut seen = 0;
-    for (name, folder) in [("state", &layout.state), ("run", &layout.run)] {
+    let data = layout.state.join("data");
+    for (name, folder) in [("state", &layout.state), ("run", &layout.run), ("state/data", &data)] {
         let meta = folder.metadata()?;
         let mode = meta.mode() & 0o7777;
         // Whatever lies below is closed by this: container records bear what Secrets say, logs what programs print.
