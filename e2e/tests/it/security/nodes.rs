@@ -48,7 +48,6 @@ pub fn check(world: &World) -> Result<()> {
     let pod = json!({"metadata": {"name": "made"}, "spec": {"nodeName": first,
         "containers": [{"name": "c", "image": "i"}]}});
     let lease = json!({"metadata": {"name": second}, "spec": {"holderIdentity": first}});
-    let csi = json!({"metadata": {"name": second}, "spec": {"drivers": []}});
     let role = json!({"metadata": {"name": "mine"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io",
         "kind": "ClusterRole", "name": "cluster-admin"}});
     let node_of = |name: &str| json!({"metadata": {"name": name}});
@@ -79,7 +78,6 @@ pub fn check(world: &World) -> Result<()> {
             label("a"),
             403,
         ),
-        ("POST /apis/storage.k8s.io/v1/csinodes".into(), csi, 403),
         ("POST /apis/rbac.authorization.k8s.io/v1/clusterrolebindings".into(), role, 403),
     ];
     for (request, body, want) in writes {
