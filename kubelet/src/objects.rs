@@ -52,21 +52,6 @@ impl Token {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_token_is_renewed_in_time_whatever_the_clock_does() {
-        let at = |second| Timestamp::from_second(second).unwrap();
-        let token = Token { text: String::new(), from: at(100_000), until: at(103_600) };
-        assert!(token.is_fresh(at(100_000)) && token.is_fresh(at(102_879)));
-        assert!(!token.is_fresh(at(102_880)), "four fifths have passed");
-        assert!(!token.is_fresh(at(103_700)), "an hour ahead");
-        assert!(!token.is_fresh(at(96_400)), "an hour back");
-    }
-}
-
 /// Reads what Pods refer to.
 pub struct Objects {
     client: kube::Client,
@@ -169,5 +154,20 @@ impl Objects {
         let status = answer.status.unwrap_or_default();
         let until = status.expiration_timestamp.map_or(now, |time| time.0);
         Ok(Token { text: status.token.unwrap_or_default(), from: now, until })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_renewed_in_time_whatever_the_clock_does() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let token = Token { text: String::new(), from: at(100_000), until: at(103_600) };
+        assert!(token.is_fresh(at(100_000)) && token.is_fresh(at(102_879)));
+        assert!(!token.is_fresh(at(102_880)), "four fifths have passed");
+        assert!(!token.is_fresh(at(103_700)), "an hour ahead");
+        assert!(!token.is_fresh(at(96_400)), "an hour back");
     }
 }

@@ -116,15 +116,11 @@ impl Runtime {
             }
         }
         for container in self.containers() {
-            if !sandboxes.contains(&container.sandbox) {
-                if let Err(error) = self.remove_container(&container.id).await {
-                    let error = error.to_string();
-                    tracing::error!(
-                        container = container.id,
-                        error,
-                        "cannot remove a container that is left"
-                    );
-                }
+            if !sandboxes.contains(&container.sandbox)
+                && let Err(error) = self.remove_container(&container.id).await
+            {
+                let error = error.to_string();
+                tracing::error!(container = container.id, error, "cannot remove a container that is left");
             }
         }
         let known: BTreeSet<_> = self.containers().into_iter().map(|container| container.id).collect();

@@ -126,6 +126,10 @@ impl Runtime {
 
     /// Ends a shim that a task of this runtime listens to.
     async fn end_shim(&self, id: &str, shim: &Shim) {
+        if shim.is_gone() {
+            // Perhaps before the sandbox was known: then nobody tells it a second time.
+            return;
+        }
         let gone = self.state().sandboxes.get(id).map(|sandbox| sandbox.gone.subscribe());
         // One that has gone already is as good.
         let _ = shim.call(Request::Shutdown).await;
