@@ -12,17 +12,33 @@ use crate::quantity::Quantity;
 use crate::time;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::fmt;
 
 /// Deepest nesting of a text, as Go's decoder has it. What is kept of a text is nested less deeply still; this is for
 /// what is passed over.
 const DEEPEST: usize = 10_000;
+/// Deepest nesting of what is kept: whoever reads it again from the store goes no deeper than 127.
+pub(crate) const DEEPEST_KEPT: usize = 120;
 /// Most unknown or duplicate fields that are remembered; one object gives no more warnings.
 const MOST_FINDINGS: usize = 100;
+/// As much of a path and of a name as a finding tells: both may be as long as the text.
+const MOST_TOLD_BYTES: usize = 1024;
+/// The memory that a tree may take: a text of few bytes may become very many empty structs.
+const MOST_TREE_BYTES: usize = 16 << 20;
+/// About what a tree's values take: a list's element (lists grow by doubling), a map's first leaf, its further entries, and
+/// the allocation of a text.
+const ITEM_BYTES: usize = 2 * size_of::<Value>();
+const LEAF_BYTES: usize = 640;
+const LEAF_ENTRIES: usize = 11;
+const ENTRY_BYTES: usize = 110;
+const TEXT_BYTES: usize = 16;
+
+/// What is told when a tree would take more.
+pub(crate) const TOO_MUCH: &str = "the object holds too many values";
 
 /// A decoded object.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,10 +93,23 @@ fn check_depth(json: &[u8]) -> Result<(), DecodeError> {
 /// Malformed JSON.
 pub fn parse(json: &[u8]) -> Result<Decoded, DecodeError> {
     check_depth(json)?;
-    let cx = Context::default();
     let mut reader = serde_json::Deserializer::from_slice(json);
-    let value = Untyped(&cx).deserialize(&mut reader).map_err(|error| DecodeError(error.to_string()))?;
+    let decoded = untyped(&mut reader).map_err(|error| DecodeError(error.to_string()))?;
     reader.end().map_err(|error| DecodeError(error.to_string()))?;
+    Ok(decoded)
+}
+
+/// Reads anything that serde can read without a type, as [`parse`] does JSON.
+///
+/// # Errors
+/// The reader's, and what is too large or nested too deeply.
+pub fn untyped<'de, D: Deserializer<'de>>(reader: D) -> Result<Decoded, D::Error> {
+    untyped_within(reader, &Room::default())
+}
+
+pub(crate) fn untyped_within<'de, D: Deserializer<'de>>(reader: D, room: &Room) -> Result<Decoded, D::Error> {
+    let cx = Context::new(room);
+    let value = Untyped { cx: &cx, tells: true }.deserialize(reader)?;
     Ok(Decoded { value, findings: cx.findings.into_inner() })
 }
 
@@ -97,7 +126,8 @@ pub fn normalize(tree: Value, ty: TypeId) -> Result<Decoded, DecodeError> {
 /// # Errors
 /// As [`decode`].
 pub fn read<'de, D: Deserializer<'de>>(reader: D, ty: TypeId) -> Result<Decoded, DecodeError> {
-    let cx = Context::default();
+    let room = Room::default();
+    let cx = Context::new(&room);
     let value = Seed { kind: Kind::Struct(ty), cx: &cx }
         .deserialize(reader)
         .map_err(|error| DecodeError(error.to_string()))?;
@@ -124,10 +154,65 @@ pub fn zero(kind: Kind) -> Value {
     }
 }
 
-#[derive(Default)]
-struct Context {
+struct Context<'a> {
     path: RefCell<Vec<Step>>,
     findings: RefCell<Vec<String>>,
+    room: &'a Room,
+}
+
+/// The memory that is left for a tree.
+pub(crate) struct Room(Cell<usize>);
+
+impl Default for Room {
+    fn default() -> Room {
+        Room(Cell::new(MOST_TREE_BYTES))
+    }
+}
+
+impl Room {
+    /// Takes some; gives whether there was so much.
+    #[must_use]
+    pub fn take(&self, bytes: usize) -> bool {
+        let left = self.0.get().checked_sub(bytes);
+        self.0.set(left.unwrap_or(0));
+        left.is_some()
+    }
+
+    /// For a list's next element.
+    #[must_use]
+    pub fn item(&self) -> bool {
+        self.take(ITEM_BYTES)
+    }
+
+    /// For a text.
+    #[must_use]
+    pub fn text(&self, text: &str) -> bool {
+        self.take(TEXT_BYTES + text.len())
+    }
+
+    /// For a map's next entry, when it has so many already.
+    #[must_use]
+    pub fn entry(&self, have: usize, key: &str) -> bool {
+        let place = match have {
+            0 => LEAF_BYTES,
+            1..LEAF_ENTRIES => 0,
+            _ => ENTRY_BYTES,
+        };
+        self.take(place) && self.text(key)
+    }
+
+    /// For a value as it stands.
+    #[must_use]
+    pub fn value(&self, value: &Value) -> bool {
+        match value {
+            Value::String(text) => self.text(text),
+            Value::Array(items) => items.iter().all(|item| self.item() && self.value(item)),
+            Value::Object(fields) => {
+                fields.iter().enumerate().all(|(at, (name, value))| self.entry(at, name) && self.value(value))
+            }
+            _ => true,
+        }
+    }
 }
 
 enum Step {
@@ -136,7 +221,11 @@ enum Step {
     Key(String),
 }
 
-impl Context {
+impl<'a> Context<'a> {
+    fn new(room: &'a Room) -> Self {
+        Context { path: RefCell::default(), findings: RefCell::default(), room }
+    }
+
     fn path(&self) -> String {
         let mut text = String::new();
         for step in self.path.borrow().iter() {
@@ -162,16 +251,31 @@ impl Context {
         if findings.len() < MOST_FINDINGS {
             let path = self.path();
             let dot = if path.is_empty() { "" } else { "." };
+            let (path, name) = (beginning(&path), beginning(name));
             findings.push(format!("{what} field \"{path}{dot}{name}\""));
         }
     }
+
+    /// Whether a value may stand here.
+    fn check_depth<E: serde::de::Error>(&self) -> Result<(), E> {
+        if self.path.borrow().len() > DEEPEST_KEPT { Err(E::custom("exceeded max depth")) } else { Ok(()) }
+    }
+
+    /// Refuses what there was no room for.
+    fn fits<E: serde::de::Error>(&self, had_room: bool) -> Result<(), E> {
+        if had_room { Ok(()) } else { Err(E::custom(TOO_MUCH)) }
+    }
+}
+
+fn beginning(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MOST_TOLD_BYTES)]
 }
 
 /// Reads one value of a kind; `null` gives [`Value::Null`], whose meaning the holder knows.
 #[derive(Clone, Copy)]
 struct Seed<'a> {
     kind: Kind,
-    cx: &'a Context,
+    cx: &'a Context<'a>,
 }
 
 impl Seed<'_> {
@@ -186,14 +290,19 @@ impl Seed<'_> {
     }
 }
 
-/// Reads any value and finds duplicate fields.
+/// Reads any value.
 #[derive(Clone, Copy)]
-struct Untyped<'a>(&'a Context);
+struct Untyped<'a> {
+    cx: &'a Context<'a>,
+    /// Whether duplicate fields are findings.
+    tells: bool,
+}
 
 impl<'de> DeserializeSeed<'de> for Untyped<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        self.cx.check_depth()?;
         deserializer.deserialize_any(self)
     }
 }
@@ -207,6 +316,14 @@ impl<'de> Visitor<'de> for Untyped<'_> {
 
     fn visit_unit<E: serde::de::Error>(self) -> Result<Value, E> {
         Ok(Value::Null)
+    }
+
+    fn visit_none<E: serde::de::Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        self.deserialize(deserializer)
     }
 
     fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Value, E> {
@@ -226,12 +343,14 @@ impl<'de> Visitor<'de> for Untyped<'_> {
     }
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Value, E> {
+        self.cx.fits(self.cx.room.text(text))?;
         Ok(text.into())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
-        while let Some(item) = self.0.within(Step::Index(items.len()), || seq.next_element_seed(self))? {
+        while let Some(item) = self.cx.within(Step::Index(items.len()), || seq.next_element_seed(self))? {
+            self.cx.fits(self.cx.room.item())?;
             items.push(item);
         }
         Ok(Value::Array(items))
@@ -240,10 +359,11 @@ impl<'de> Visitor<'de> for Untyped<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut fields = Map::new();
         while let Some(name) = map.next_key::<String>()? {
-            if fields.contains_key(&name) {
-                self.0.find("duplicate", &name);
+            if self.tells && fields.contains_key(&name) {
+                self.cx.find("duplicate", &name);
             }
-            let value = self.0.within(Step::Field(name.clone()), || map.next_value_seed(self))?;
+            self.cx.fits(self.cx.room.entry(fields.len(), &name))?;
+            let value = self.cx.within(Step::Field(name.clone()), || map.next_value_seed(self))?;
             fields.insert(name, value);
         }
         Ok(Value::Object(fields))
@@ -276,8 +396,13 @@ impl<'de> DeserializeSeed<'de> for Seed<'_> {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
         match self.kind {
-            Kind::Any | Kind::Raw | Kind::Fields => serde::Deserialize::deserialize(deserializer),
-            _ => deserializer.deserialize_any(self),
+            Kind::Any | Kind::Raw | Kind::Fields => {
+                Untyped { cx: self.cx, tells: false }.deserialize(deserializer)
+            }
+            _ => {
+                self.cx.check_depth()?;
+                deserializer.deserialize_any(self)
+            }
         }
     }
 }
@@ -335,6 +460,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Value, E> {
+        self.cx.fits(self.cx.room.text(text))?;
         match self.kind {
             Kind::String | Kind::IntOrString => Ok(text.into()),
             Kind::Quantity => quantity(self, text),
@@ -357,7 +483,8 @@ impl<'de> Visitor<'de> for Seed<'_> {
         let seed = Seed { kind: *element, cx: self.cx };
         let mut items = Vec::new();
         while let Some(item) = self.cx.within(Step::Index(items.len()), || seq.next_element_seed(seed))? {
-            items.push(if item.is_null() { zero(*element) } else { item });
+            self.cx.fits(self.cx.room.item())?;
+            items.push(if item.is_null() { self.zero(*element)? } else { item });
         }
         Ok(Value::Array(items))
     }
@@ -384,10 +511,17 @@ impl Seed<'_> {
             if entries.contains_key(&key) {
                 self.cx.find("duplicate", &key);
             }
+            self.cx.fits(self.cx.room.entry(entries.len(), &key))?;
             let value = self.cx.within(Step::Key(key.clone()), || map.next_value_seed(seed))?;
-            entries.insert(key, if value.is_null() { zero(kind) } else { value });
+            entries.insert(key, if value.is_null() { self.zero(kind)? } else { value });
         }
         Ok(Value::Object(entries))
+    }
+
+    fn zero<E: serde::de::Error>(self, kind: Kind) -> Result<Value, E> {
+        let zero = zero(kind);
+        self.cx.fits(self.cx.room.value(&zero))?;
+        Ok(zero)
     }
 
     fn fields<'de, A: MapAccess<'de>>(self, ty: TypeId, mut map: A) -> Result<Value, A::Error> {
@@ -407,9 +541,12 @@ impl Seed<'_> {
             if value.is_null() {
                 continue;
             }
+            self.cx.fits(self.cx.room.entry(found.len(), field.json))?;
             found.insert(field.json.to_owned(), value);
         }
-        Ok(finish(ty, found))
+        let room = self.cx.room;
+        complete(ty, found, &mut |have, name, value| room.entry(have, name) && room.value(value))
+            .ok_or_else(|| A::Error::custom(TOO_MUCH))
     }
 }
 
@@ -417,8 +554,17 @@ impl Seed<'_> {
 /// leaves them alone, who sends an empty list has them forgotten; a new Pod that speaks of overhead needs a class that has one.
 const EMPTY_MEANS: [&str; 2] = ["managedFields", "overhead"];
 
-/// Completes and prunes the fields of a struct.
-fn finish(ty: TypeId, mut found: Map<String, Value>) -> Value {
+/// A struct's fields, completed and pruned.
+fn finish(ty: TypeId, found: Map<String, Value>) -> Value {
+    complete(ty, found, &mut |_, _, _| true).unwrap_or_default()
+}
+
+/// Completes and prunes the fields of a struct; `None` when there is no room for one that is added.
+fn complete(
+    ty: TypeId,
+    mut found: Map<String, Value>,
+    has_room: &mut dyn FnMut(usize, &str, &Value) -> bool,
+) -> Option<Value> {
     // Templates have metadata too, but no owners of their fields.
     if let Some(Value::Object(metadata)) = found.get_mut("metadata")
         && ty.field("apiVersion").is_none()
@@ -440,12 +586,15 @@ fn finish(ty: TypeId, mut found: Map<String, Value>) -> Value {
             Some(_) => {}
             None => {
                 if let Some(value) = absent(field) {
+                    if !has_room(found.len(), field.json, &value) {
+                        return None;
+                    }
                     found.insert(field.json.to_owned(), value);
                 }
             }
         }
     }
-    Value::Object(found)
+    Some(Value::Object(found))
 }
 
 /// What stands for a field that is not there, if anything does.
@@ -479,3 +628,6 @@ fn is_empty(kind: Kind, value: &Value) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

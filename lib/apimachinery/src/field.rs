@@ -236,7 +236,10 @@ impl fmt::Display for FieldError {
 
 impl std::error::Error for FieldError {}
 
-/// Everything that is wrong with an object; empty when nothing is.
+/// Most errors that are told of one object: one with a hundred thousand wrong elements is known to be wrong without the rest.
+const MOST_ERRORS: usize = 1000;
+
+/// Everything that is wrong with an object, up to a number; empty when nothing is.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ErrorList(Vec<FieldError>);
 
@@ -248,7 +251,9 @@ impl ErrorList {
 
     /// Adds one error.
     pub fn push(&mut self, error: FieldError) {
-        self.0.push(error);
+        if self.0.len() < MOST_ERRORS {
+            self.0.push(error);
+        }
     }
 
     /// Drops errors that read like one before them.
@@ -274,14 +279,10 @@ impl ErrorList {
 
     /// One line for the message of a `Status`: equal errors once, several in brackets.
     pub fn aggregate(&self) -> String {
-        let mut seen: Vec<String> = Vec::with_capacity(self.0.len());
-        for error in &self.0 {
-            let text = error.to_string();
-            if !seen.contains(&text) {
-                seen.push(text);
-            }
-        }
-        match seen.as_slice() {
+        let mut seen = std::collections::HashSet::new();
+        let texts = self.0.iter().map(FieldError::to_string);
+        let texts: Vec<String> = texts.filter(|text| seen.insert(text.clone())).collect();
+        match texts.as_slice() {
             [] => String::new(),
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
@@ -291,13 +292,15 @@ impl ErrorList {
 
 impl Extend<FieldError> for ErrorList {
     fn extend<T: IntoIterator<Item = FieldError>>(&mut self, iter: T) {
-        self.0.extend(iter);
+        iter.into_iter().for_each(|error| self.push(error));
     }
 }
 
 impl FromIterator<FieldError> for ErrorList {
     fn from_iter<T: IntoIterator<Item = FieldError>>(iter: T) -> Self {
-        Self(iter.into_iter().collect())
+        let mut list = Self::new();
+        list.extend(iter);
+        list
     }
 }
 
@@ -351,5 +354,7 @@ mod tests {
                 .into_iter()
                 .collect();
         assert_eq!(list.aggregate(), r#"[spec.x: Required value, spec.x: Duplicate value: "v"]"#);
+        let many: ErrorList = (0..100_000).map(|at| FieldError::required(&p.index(at), "")).collect();
+        assert_eq!(many.len(), MOST_ERRORS);
     }
 }

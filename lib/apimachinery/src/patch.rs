@@ -19,6 +19,10 @@ pub const MOST_OPERATIONS: usize = 10_000;
 /// How much the copies of one JSON patch may add, as much as a request's body may hold.
 pub const MOST_COPIED_BYTES: usize = 3 * 1024 * 1024;
 
+/// How many values one JSON patch may move, by adding or removing before them in their list or by taking them elsewhere: some
+/// tenths of a second's work.
+pub const MOST_MOVED_VALUES: usize = 20_000_000;
+
 /// Which patch a body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PatchType {

@@ -67,7 +67,7 @@ impl<'a> Envelope<'a> {
 /// # Errors
 /// Bytes that are no such message.
 pub fn decode(envelope: &Envelope<'_>, ty: TypeId) -> Result<Value, ProtoError> {
-    let mut tree = read::message(envelope.raw, ty, 0)?;
+    let mut tree = read::message(envelope.raw, ty)?;
     for (name, value) in [("apiVersion", &envelope.api_version), ("kind", &envelope.kind)] {
         if !value.is_empty() {
             tree.insert(name.to_owned(), value.clone().into());

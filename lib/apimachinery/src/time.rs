@@ -9,7 +9,12 @@ pub struct TimeError(String);
 
 /// A time as a `Time` field has it; the zero time is `null`, which is told by [`None`] inside.
 pub fn canonical_seconds(text: &str) -> Result<Option<String>, TimeError> {
-    Ok(parse(text)?.filter(|time| !is_zero(*time)).map(seconds))
+    let whole = |time: Timestamp| {
+        // Before 1970 jiff's fraction is negative.
+        let second = time.as_second() - i64::from(time.subsec_nanosecond() < 0);
+        Timestamp::from_second(second).unwrap_or(time)
+    };
+    Ok(parse(text)?.map(whole).filter(|time| !is_zero(*time)).map(seconds))
 }
 
 /// A time as a `MicroTime` field has it; it must be written with six decimals.
@@ -38,8 +43,13 @@ pub fn parse(text: &str) -> Result<Option<Timestamp>, TimeError> {
     if !is_rfc3339(text.as_bytes()) {
         return Err(bad());
     }
-    text.parse().map(Some).map_err(|_| bad())
+    let time: Timestamp = text.parse().map_err(|_| bad())?;
+    // A year before 0 could be written, and not be read again.
+    if time.as_second() < YEAR_ZERO { Err(bad()) } else { Ok(Some(time)) }
 }
+
+/// The beginning of the year 0, in seconds since 1970.
+const YEAR_ZERO: i64 = -62_167_219_200;
 
 fn is_zero(time: Timestamp) -> bool {
     time == Timestamp::from_second(-62_135_596_800).unwrap_or(Timestamp::MIN)
@@ -76,6 +86,9 @@ mod tests {
         assert_eq!(seconds("2024-05-01T10:00:00+02:00").as_deref(), Some("2024-05-01T08:00:00Z"));
         assert_eq!(seconds("2024-05-01T10:00:00.987Z").as_deref(), Some("2024-05-01T10:00:00Z"));
         assert_eq!(seconds("0001-01-01T00:00:00Z"), None);
+        assert_eq!(seconds("0001-01-01T00:00:00.5Z"), None, "it would be none when it is read again");
+        assert_eq!(seconds("1969-12-31T23:59:58.5Z").as_deref(), Some("1969-12-31T23:59:58Z"));
+        assert_eq!(seconds("0000-01-01T00:00:00Z").as_deref(), Some("0000-01-01T00:00:00Z"));
         assert_eq!(
             canonical_micros("2024-05-01T10:00:00.987000Z").unwrap().as_deref(),
             Some("2024-05-01T10:00:00.987000Z")
@@ -92,6 +105,7 @@ mod tests {
             "2024-13-01T10:00:00Z",
             "2024-05-01T10:00:00.Z",
             "now",
+            "0000-01-01T00:00:00+01:00",
         ] {
             assert!(parse(text).is_err(), "{text:?}");
         }

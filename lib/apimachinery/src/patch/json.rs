@@ -1,7 +1,8 @@
 //! JSON patch, <https://www.rfc-editor.org/rfc/rfc6902>, with what the API's clients have come to rely on: negative
 //! indices count from the end, `replace` of an absent field sets it, and a `test` for null holds for what is absent.
 
-use super::{Findings, MOST_COPIED_BYTES, MOST_OPERATIONS, PatchError};
+use super::{Findings, MOST_COPIED_BYTES, MOST_MOVED_VALUES, MOST_OPERATIONS, PatchError};
+use crate::decode::{DEEPEST_KEPT, Room};
 use serde_json::{Map, Value};
 
 /// One operation. What is missing or malformed in it is told when its turn comes.
@@ -60,44 +61,90 @@ pub(super) fn parse(
 }
 
 pub(super) fn apply(operations: &[Operation], mut object: Value) -> Result<Value, PatchError> {
-    let mut copied = 0;
+    let mut work = Work::default();
     for operation in operations {
         let path = operation.path.as_deref();
-        step(operation, &mut object, &mut copied).map_err(|problem| {
+        step(operation, &mut object, &mut work).map_err(|problem| {
             PatchError::Inapplicable(format!("{} {}: {problem}", operation.op, path.unwrap_or_default()))
         })?;
     }
     Ok(object)
 }
 
-fn step(operation: &Operation, object: &mut Value, copied: &mut usize) -> Result<(), String> {
+/// What a patch has cost by now.
+#[derive(Default)]
+struct Work {
+    copied_bytes: usize,
+    copies: Room,
+    moved_values: usize,
+}
+
+impl Work {
+    /// Elements of a list make room for another or close up, or values are looked at.
+    fn moves(&mut self, values: usize) -> Result<(), String> {
+        self.moved_values += values;
+        if self.moved_values > MOST_MOVED_VALUES {
+            return Err(format!("the patch moves more than {MOST_MOVED_VALUES} values"));
+        }
+        Ok(())
+    }
+
+    /// A value is copied within the object.
+    fn copies(&mut self, value: &Value) -> Result<(), String> {
+        self.copied_bytes += value.to_string().len();
+        if self.copied_bytes > MOST_COPIED_BYTES || !self.copies.value(value) {
+            return Err(format!("the patch copies more than {MOST_COPIED_BYTES} bytes or too many values"));
+        }
+        Ok(())
+    }
+
+    /// A value is put where a pointer says: copies of copies would else nest without end.
+    fn nests(&mut self, pointer: &str, value: &Value) -> Result<(), String> {
+        let mut values = 0;
+        let depth = pointer.bytes().filter(|byte| *byte == b'/').count() + depth(value, &mut values);
+        self.moves(values)?;
+        if depth > DEEPEST_KEPT { Err("the value is nested too deeply there".to_owned()) } else { Ok(()) }
+    }
+}
+
+/// How deeply lists and objects are nested; counts the values on the way.
+fn depth(value: &Value, values: &mut usize) -> usize {
+    *values += 1;
+    match value {
+        Value::Array(items) => 1 + items.iter().map(|item| depth(item, values)).max().unwrap_or(0),
+        Value::Object(fields) => 1 + fields.values().map(|value| depth(value, values)).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+fn step(operation: &Operation, object: &mut Value, work: &mut Work) -> Result<(), String> {
     let path = || operation.path.as_deref().ok_or("the operation has no path");
     let from = || operation.from.as_deref().ok_or("the operation has no from");
     match operation.op.as_str() {
         "add" => {
+            work.nests(path()?, &operation.value)?;
             let (holder, key) = find(object, path()?)?;
-            add(holder, key, operation.value.clone())
+            add(holder, key, operation.value.clone(), work)
         }
         "remove" => {
             let (holder, key) = find(object, path()?)?;
-            remove(holder, key).map(drop)
+            remove(holder, key, work).map(drop)
         }
-        "replace" => replace(object, path()?, &operation.value),
+        "replace" => replace(object, path()?, &operation.value, work),
         "move" => {
             let (holder, key) = find(object, from()?)?;
-            let value = remove(holder, key)?;
+            let value = remove(holder, key, work)?;
+            work.nests(path()?, &value)?;
             let (holder, key) = find(object, path()?)?;
-            add(holder, key, value)
+            add(holder, key, value, work)
         }
         "copy" => {
             let (holder, key) = find(object, from()?)?;
             let value = get(holder, &key)?.cloned().unwrap_or_default();
-            *copied += value.to_string().len();
-            if *copied > MOST_COPIED_BYTES {
-                return Err(format!("the patch copies more than {MOST_COPIED_BYTES} bytes"));
-            }
+            work.copies(&value)?;
+            work.nests(path()?, &value)?;
             let (holder, key) = find(object, path()?)?;
-            add(holder, key, value)
+            add(holder, key, value, work)
         }
         "test" => test(object, path()?, &operation.value),
         other => Err(format!("there is no operation {other:?}")),
@@ -153,7 +200,7 @@ fn beyond(key: &str) -> String {
     format!("the list has no index {key}")
 }
 
-fn add(holder: &mut Value, key: String, value: Value) -> Result<(), String> {
+fn add(holder: &mut Value, key: String, value: Value, work: &mut Work) -> Result<(), String> {
     match holder {
         Value::Array(items) if key == "-" => items.push(value),
         Value::Array(items) => {
@@ -161,6 +208,7 @@ fn add(holder: &mut Value, key: String, value: Value) -> Result<(), String> {
             if at > items.len() {
                 return Err(beyond(&key));
             }
+            work.moves(items.len() - at)?;
             items.insert(at, value);
         }
         Value::Object(fields) => {
@@ -171,18 +219,22 @@ fn add(holder: &mut Value, key: String, value: Value) -> Result<(), String> {
     Ok(())
 }
 
-fn remove(holder: &mut Value, key: String) -> Result<Value, String> {
+fn remove(holder: &mut Value, key: String, work: &mut Work) -> Result<Value, String> {
     match holder {
         Value::Array(items) => {
             let at = index(&key, items.len())?;
-            if at < items.len() { Ok(items.remove(at)) } else { Err(beyond(&key)) }
+            if at >= items.len() {
+                return Err(beyond(&key));
+            }
+            work.moves(items.len() - at)?;
+            Ok(items.remove(at))
         }
         Value::Object(fields) => fields.remove(&key).ok_or_else(|| format!("there is no {key:?} to remove")),
         _ => Err("only objects and lists hold values".to_owned()),
     }
 }
 
-fn replace(object: &mut Value, pointer: &str, value: &Value) -> Result<(), String> {
+fn replace(object: &mut Value, pointer: &str, value: &Value, work: &mut Work) -> Result<(), String> {
     if pointer.is_empty() {
         if !value.is_object() && !value.is_array() {
             return Err("the whole can only be replaced by an object or a list".to_owned());
@@ -190,11 +242,12 @@ fn replace(object: &mut Value, pointer: &str, value: &Value) -> Result<(), Strin
         *object = value.clone();
         return Ok(());
     }
+    work.nests(pointer, value)?;
     let (holder, key) = find(object, pointer)?;
     get(holder, &key)?;
     match get_mut(holder, &key) {
         Some(old) => *old = value.clone(),
-        None => add(holder, key, value.clone())?,
+        None => add(holder, key, value.clone(), work)?,
     }
     Ok(())
 }

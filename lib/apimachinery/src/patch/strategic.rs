@@ -121,7 +121,8 @@ fn delete_from(object: &mut Fields, name: &str, value: Value, kind: Kind) -> Res
             if element_kind(&[old, &doomed])? == Element::Object {
                 return Err(unmergeable(format!("{DELETE_FROM}/{name}: the elements are objects")));
             }
-            old.retain(|item| !doomed.contains(item));
+            let doomed: BTreeSet<String> = doomed.iter().map(Value::to_string).collect();
+            old.retain(|item| !doomed.contains(&item.to_string()));
         }
         _ => {}
     }
@@ -230,15 +231,26 @@ fn merge_list(old: Vec<Value>, new: Vec<Value>, how: &Merging) -> Result<Vec<Val
     }
     let (old, new) = special_elements(old, new, how.key)?;
     let mut merged = old.clone();
+    let mut places: BTreeMap<String, usize> = BTreeMap::new();
+    for (at, item) in merged.iter().enumerate() {
+        if let Some(theirs) = item.get(how.key) {
+            places.entry(theirs.to_string()).or_insert(at);
+        }
+    }
     for item in &new {
-        let mine = identity(item, how.key)?;
-        match merged.iter_mut().find(|other| other.get(how.key) == Some(mine)) {
-            Some(other) => {
-                if let (Value::Object(old), Value::Object(new)) = (other.take(), item.clone()) {
-                    *other = Value::Object(merge_object(old, new, how.kind)?);
+        let mine = identity(item, how.key)?.to_string();
+        // A directive within an element may have taken its key away.
+        let there = |at: &usize| merged[*at].get(how.key).is_some_and(|theirs| theirs.to_string() == mine);
+        match places.get(&mine).copied().filter(there) {
+            Some(at) => {
+                if let (Value::Object(old), Value::Object(new)) = (merged[at].take(), item.clone()) {
+                    merged[at] = Value::Object(merge_object(old, new, how.kind)?);
                 }
             }
-            None => merged.push(item.clone()),
+            None => {
+                places.insert(mine, merged.len());
+                merged.push(item.clone());
+            }
         }
     }
     // An element emptied by a directive has no key left.
@@ -250,17 +262,18 @@ fn merge_list(old: Vec<Value>, new: Vec<Value>, how: &Merging) -> Result<Vec<Val
 fn special_elements(mut old: Vec<Value>, new: Vec<Value>, key: &str) -> Result<(Vec<Value>, Vec<Value>)> {
     let mut plain = Vec::new();
     let mut replace = false;
+    let mut doomed = BTreeSet::new();
     for item in new {
         match item.get(DIRECTIVE).map(|directive| directive.as_str().unwrap_or_default()) {
             None => plain.push(item),
             Some("delete") => {
-                let doomed = identity(&item, key)?;
-                old.retain(|other| other.get(key) != Some(doomed));
+                doomed.insert(identity(&item, key)?.to_string());
             }
             Some("replace") => replace = true,
             Some(_) => return Err(unmergeable(format!("there is no such {DIRECTIVE} in a list: {item}"))),
         }
     }
+    old.retain(|other| !other.get(key).is_some_and(|theirs| doomed.contains(&theirs.to_string())));
     Ok(if replace { (plain, Vec::new()) } else { (old, plain) })
 }
 
@@ -317,8 +330,8 @@ fn in_order(merged: Vec<Value>, order: &[Value], old: &[Value], key: &str) -> Re
     };
     let (mut named, mut rest): (Vec<_>, Vec<_>) =
         merged.into_iter().partition(|item| rank(&wanted, item).is_some());
-    named.sort_by_key(|item| rank(&wanted, item));
-    rest.sort_by_key(|item| rank(&before, item));
+    named.sort_by_cached_key(|item| rank(&wanted, item));
+    rest.sort_by_cached_key(|item| rank(&before, item));
     let mut ordered = Vec::with_capacity(named.len() + rest.len());
     let (mut named, mut rest) = (named.into_iter().peekable(), rest.into_iter().peekable());
     while let (Some(left), Some(right)) = (rest.peek(), named.peek()) {

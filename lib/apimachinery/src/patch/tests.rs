@@ -73,6 +73,44 @@ fn copies_are_bounded() {
 }
 
 #[test]
+fn copies_of_copies_do_not_nest_without_end() {
+    let copy =
+        |power: u32| json!({"op": "copy", "from": "/x", "path": format!("/x{}", "/a".repeat(1 << power))});
+    let patch = |powers: u32| {
+        let mut operations = vec![json!({"op": "add", "path": "/x", "value": {}})];
+        operations.extend((0..powers).map(copy));
+        Value::Array(operations)
+    };
+    assert!(patched(PatchType::Json, json!({}), patch(6)).is_ok());
+    assert_eq!(refused(PatchType::Json, json!({}), patch(18)), "inapplicable");
+    // Not by small steps either.
+    let mut steps = vec![json!({"op": "add", "path": "/x", "value": {}})];
+    steps.extend(
+        (1..200).map(|depth| json!({"op": "add", "path": format!("/x{}", "/a".repeat(depth)), "value": {}})),
+    );
+    assert_eq!(refused(PatchType::Json, json!({}), json!(steps)), "inapplicable");
+    let moves: Vec<Value> = (0..200)
+        .flat_map(|_| {
+            [
+                json!({"op": "add", "path": "/y", "value": {}}),
+                json!({"op": "move", "from": "/x", "path": "/y/x"}),
+                json!({"op": "move", "from": "/y", "path": "/x"}),
+            ]
+        })
+        .collect();
+    assert_eq!(refused(PatchType::Json, json!({"x": {}}), json!(moves)), "inapplicable");
+}
+
+#[test]
+fn elements_that_are_moved_aside_are_counted() {
+    let mut operations = vec![json!({"op": "add", "path": "/x", "value": vec![0; 100_000]})];
+    operations.extend((0..300).map(|_| json!({"op": "add", "path": "/x/0", "value": 1})));
+    assert_eq!(refused(PatchType::Json, json!({}), json!(operations)), "inapplicable");
+    operations.truncate(100);
+    assert!(patched(PatchType::Json, json!({}), json!(operations)).is_ok());
+}
+
+#[test]
 fn merge_patches() {
     let check = |object, patch, want| check(PatchType::Merge, object, patch, want);
     check(json!({"a": {"b": 1, "c": 2}}), json!({"a": {"b": null, "d": 3}}), json!({"a": {"c": 2, "d": 3}}));

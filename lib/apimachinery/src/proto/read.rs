@@ -1,6 +1,7 @@
 //! From messages to trees.
 
 use super::{DEEPEST, Envelope, ProtoError, is_list};
+use crate::decode::{Room, TOO_MUCH, untyped_within};
 use crate::facts::{Field, Kind, TypeId};
 use crate::time;
 use base64::Engine;
@@ -122,10 +123,37 @@ pub(super) fn envelope(body: &[u8]) -> Result<Envelope<'_>, ProtoError> {
     Ok(envelope)
 }
 
+/// How deep a message is nested, and the memory that is left for the tree.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    depth: usize,
+    room: &'a Room,
+}
+
+impl Place<'_> {
+    fn below(self) -> Self {
+        Place { depth: self.depth + 1, ..self }
+    }
+
+    fn text(self, wire: Wire<'_>) -> Result<String, ProtoError> {
+        let text = wire.text()?;
+        fits(self.room.text(&text))?;
+        Ok(text)
+    }
+}
+
+fn fits(had_room: bool) -> Result<(), ProtoError> {
+    if had_room { Ok(()) } else { Err(ProtoError::Malformed(TOO_MUCH)) }
+}
+
 /// Reads the message of a struct.
-pub(super) fn message(bytes: &[u8], ty: TypeId, depth: usize) -> Result<Map<String, Value>, ProtoError> {
+pub(super) fn message(bytes: &[u8], ty: TypeId) -> Result<Map<String, Value>, ProtoError> {
+    fields(bytes, ty, Place { depth: 0, room: &Room::default() })
+}
+
+fn fields(bytes: &[u8], ty: TypeId, place: Place<'_>) -> Result<Map<String, Value>, ProtoError> {
     let mut found = Map::new();
-    part(bytes, ty, 0, depth, &mut found)?;
+    part(bytes, ty, 0, place, &mut found)?;
     Ok(found)
 }
 
@@ -134,10 +162,10 @@ fn part(
     bytes: &[u8],
     ty: TypeId,
     via: u16,
-    depth: usize,
+    place: Place<'_>,
     found: &mut Map<String, Value>,
 ) -> Result<(), ProtoError> {
-    if depth > DEEPEST {
+    if place.depth > DEEPEST {
         return Err(ProtoError::Malformed("it is nested too deeply"));
     }
     let fields = ty.facts().fields;
@@ -145,13 +173,13 @@ fn part(
     while let Some((number, wire)) = reader.next()? {
         let number = u16::try_from(number).unwrap_or(u16::MAX);
         if let Some(field) = fields.iter().find(|field| field.via == via && field.proto == number) {
-            put(field, wire, depth, found)?;
+            put(field, wire, place, found)?;
             continue;
         }
         let inner = via.saturating_mul(64).saturating_add(number);
         let embedded = fields.iter().any(|field| field.via == inner || field.via / 64 == inner);
         if embedded && inner < 64 * 64 {
-            part(wire.bytes()?, ty, inner, depth + 1, found)?;
+            part(wire.bytes()?, ty, inner, place.below(), found)?;
         }
         // Other fields are of a newer version.
     }
@@ -161,74 +189,82 @@ fn part(
 fn put(
     field: &Field,
     wire: Wire<'_>,
-    depth: usize,
+    place: Place<'_>,
     found: &mut Map<String, Value>,
 ) -> Result<(), ProtoError> {
     match field.kind {
         Kind::List(element) => {
+            fits(found.contains_key(field.json) || place.room.entry(found.len(), field.json))?;
             let list = found.entry(field.json).or_insert_with(|| Value::Array(Vec::new()));
             if let Value::Array(items) = list {
-                elements(*element, wire, depth, items)?;
+                elements(*element, wire, place, items)?;
             }
         }
         Kind::Map(value) => {
-            let (key, value) = entry(*value, wire, depth)?;
+            let (key, value) = entry(*value, wire, place)?;
+            fits(found.contains_key(field.json) || place.room.entry(found.len(), field.json))?;
             let map = found.entry(field.json).or_insert_with(|| Value::Object(Map::new()));
             if let Value::Object(entries) = map {
+                fits(place.room.entry(entries.len(), &key))?;
                 entries.insert(key, value);
             }
         }
         kind => {
-            found.insert(field.json.to_owned(), value(kind, wire, depth)?);
+            fits(place.room.entry(found.len(), field.json))?;
+            found.insert(field.json.to_owned(), value(kind, wire, place)?);
         }
     }
     Ok(())
 }
 
 /// One element of a list, or several numbers that are packed.
-fn elements(kind: Kind, wire: Wire<'_>, depth: usize, items: &mut Vec<Value>) -> Result<(), ProtoError> {
+fn elements(kind: Kind, wire: Wire<'_>, place: Place<'_>, items: &mut Vec<Value>) -> Result<(), ProtoError> {
     let packable = matches!(kind, Kind::Int32 | Kind::Int64 | Kind::Bool);
     match wire {
         Wire::Bytes(bytes) if packable => {
             let mut reader = Reader(bytes);
             while !reader.0.is_empty() {
                 let number = reader.varint()?;
-                items.push(value(kind, Wire::Varint(number), depth)?);
+                fits(place.room.item())?;
+                items.push(value(kind, Wire::Varint(number), place)?);
             }
         }
-        wire => items.push(value(kind, wire, depth)?),
+        wire => {
+            fits(place.room.item())?;
+            items.push(value(kind, wire, place)?);
+        }
     }
     Ok(())
 }
 
 /// An entry of a map: key and value in a message of their own; a list stands in one message more.
-fn entry(kind: Kind, wire: Wire<'_>, depth: usize) -> Result<(String, Value), ProtoError> {
+fn entry(kind: Kind, wire: Wire<'_>, place: Place<'_>) -> Result<(String, Value), ProtoError> {
     let mut key = String::new();
     let mut held = None;
     let mut reader = Reader(wire.bytes()?);
     while let Some((number, wire)) = reader.next()? {
         match number {
             1 => key = wire.text()?,
-            2 if is_list(kind) => held = Some(wrapped_list(kind, wire, depth)?),
-            2 => held = Some(value(kind, wire, depth)?),
+            2 if is_list(kind) => held = Some(wrapped_list(kind, wire, place)?),
+            2 => held = Some(value(kind, wire, place)?),
             _ => {}
         }
     }
     Ok((key, held.unwrap_or_else(|| crate::decode::zero(kind))))
 }
 
-fn wrapped_list(kind: Kind, wire: Wire<'_>, depth: usize) -> Result<Value, ProtoError> {
+fn wrapped_list(kind: Kind, wire: Wire<'_>, place: Place<'_>) -> Result<Value, ProtoError> {
     let mut items = Vec::new();
     let mut reader = Reader(wire.bytes()?);
     while let Some((number, wire)) = reader.next()? {
         if let (1, Kind::List(element)) = (number, kind) {
-            elements(*element, wire, depth, &mut items)?;
+            elements(*element, wire, place, &mut items)?;
         }
     }
     Ok(Value::Array(items))
 }
 
-fn value(kind: Kind, wire: Wire<'_>, depth: usize) -> Result<Value, ProtoError> {
+fn value(kind: Kind, wire: Wire<'_>, place: Place<'_>) -> Result<Value, ProtoError> {
     Ok(match kind {
         Kind::Bool => Value::Bool(wire.varint()? != 0),
         // Negative numbers are written with 64 bits.
@@ -238,13 +274,13 @@ fn value(kind: Kind, wire: Wire<'_>, depth: usize) -> Result<Value, ProtoError> 
             Wire::Fixed64(bits) => Value::from(f64::from_bits(bits)),
             _ => return Err(ProtoError::Malformed("a field has the wrong wire type")),
         },
-        Kind::String => Value::from(wire.text()?),
+        Kind::String => Value::from(place.text(wire)?),
         Kind::Bytes => Value::from(STANDARD.encode(wire.bytes()?)),
         Kind::Quantity => quantity(wire.bytes()?)?,
         Kind::IntOrString => int_or_string(wire.bytes()?)?,
         Kind::Time | Kind::MicroTime => timestamp(wire.bytes()?, kind)?,
-        Kind::Fields | Kind::Raw | Kind::Any => raw(wire.bytes()?)?,
-        Kind::Struct(ty) => Value::Object(message(wire.bytes()?, ty, depth + 1)?),
+        Kind::Fields | Kind::Raw | Kind::Any => raw(wire.bytes()?, place.room)?,
+        Kind::Struct(ty) => Value::Object(fields(wire.bytes()?, ty, place.below())?),
         Kind::List(_) | Kind::Map(_) => return Err(ProtoError::Malformed("a list of lists")),
     })
 }
@@ -294,7 +330,7 @@ fn timestamp(bytes: &[u8], kind: Kind) -> Result<Value, ProtoError> {
 }
 
 /// JSON within protobuf.
-fn raw(bytes: &[u8]) -> Result<Value, ProtoError> {
+fn raw(bytes: &[u8], room: &Room) -> Result<Value, ProtoError> {
     let mut json: &[u8] = b"";
     let mut reader = Reader(bytes);
     while let Some((number, wire)) = reader.next()? {
@@ -302,5 +338,11 @@ fn raw(bytes: &[u8]) -> Result<Value, ProtoError> {
             json = wire.bytes()?;
         }
     }
-    if json.is_empty() { Ok(Value::Null) } else { Ok(serde_json::from_slice(json)?) }
+    if json.is_empty() {
+        return Ok(Value::Null);
+    }
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    let value = untyped_within(&mut reader, room)?.value;
+    reader.end()?;
+    Ok(value)
 }
