@@ -115,7 +115,10 @@ pub fn yaml(bytes: &[u8]) -> Result<Value> {
     let text = std::str::from_utf8(bytes)
         .map_err(|error| ApiError::BadRequest(format!("error converting YAML to JSON: {error}")))?;
     let options = serde_saphyr::options! { legacy_octal_numbers: true };
-    serde_saphyr::from_str_with_options(text, options)
+    let read = serde_saphyr::with_deserializer_from_str_with_options(text, options, |reader| {
+        decode::untyped(reader)
+    });
+    read.map(|decoded| decoded.value)
         .map_err(|error| ApiError::BadRequest(format!("error converting YAML to JSON: {error}")))
 }
 

@@ -79,11 +79,23 @@ pub(crate) fn error(error: &ApiError, headers: &HeaderMap) -> Response<Body> {
     response
 }
 
+/// As much of all warnings as is told, in characters, and of each when they are more: upstream's numbers.
+const WARNINGS_TOLD: usize = 4096;
+const WARNING_TOLD: usize = 256;
+
 /// Adds warnings for the client.
 pub(crate) fn warn(response: &mut Response<Body>, warnings: &[String]) {
+    let length = |warning: &String| warning.chars().count();
+    let fit = warnings.iter().map(length).sum::<usize>() <= WARNINGS_TOLD;
+    let most = if fit { usize::MAX } else { WARNING_TOLD };
+    let mut left = WARNINGS_TOLD;
     for warning in warnings {
+        left = left.saturating_sub(length(warning).min(most));
+        if left == 0 {
+            break;
+        }
         let quoted: String =
-            warning.chars().filter(|c| !c.is_control()).fold(String::new(), |mut text, c| {
+            warning.chars().filter(|c| !c.is_control()).take(most).fold(String::new(), |mut text, c| {
                 if matches!(c, '"' | '\\') {
                     text.push('\\');
                 }
