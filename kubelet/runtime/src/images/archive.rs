@@ -16,6 +16,7 @@ use serde::Deserialize;
 use super::digest::Digest;
 use super::layers::{Blob, decompress};
 use super::manifest::{self, Descriptor, Manifest, Platform};
+use super::members;
 use super::{ImageError, Result};
 
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -83,17 +84,15 @@ impl Archive {
         )?;
         let mut file = File::from(file);
         io::copy(&mut decompress(stream)?, &mut file)?;
-        let mut members = HashMap::new();
+        let mut found = HashMap::new();
         let length = file.metadata()?.len();
         let file = Arc::new(file);
-        let mut archive = tar::Archive::new(Window { file: file.clone(), offset: 0, left: length });
-        for entry in archive.entries()? {
-            let entry = entry?;
+        members::each(Window { file: file.clone(), offset: 0, left: length }, |entry| {
             let name = normal(&String::from_utf8_lossy(&entry.path_bytes()));
             let kind = entry.header().entry_type();
             if kind.is_file() {
                 let member = Member::File { offset: entry.raw_file_position(), length: entry.size() };
-                members.insert(name, member);
+                found.insert(name, member);
             } else if kind.is_symlink() || kind.is_hard_link() {
                 let target = entry.link_name_bytes().unwrap_or_default();
                 let target = String::from_utf8_lossy(&target).into_owned();
@@ -102,10 +101,11 @@ impl Archive {
                     (true, Some((folder, _))) => format!("{folder}/{target}"),
                     _ => target,
                 };
-                members.insert(name, Member::Link(normal(&target)));
+                found.insert(name, Member::Link(normal(&target)));
             }
-        }
-        Ok(Archive { file, members })
+            Ok(())
+        })?;
+        Ok(Archive { file, members: found })
     }
 
     /// The images in the archive, for this platform.

@@ -328,6 +328,8 @@ pub(super) fn decompress<'a>(mut reader: impl Read + 'a) -> io::Result<Box<dyn R
     const GZIP: &[u8] = &[0x1f, 0x8b];
     const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
     const BUFFER_BYTES: usize = 128 * 1024;
+    /// The window of `zstd --ultra -20`; larger ones would let a small layer take hundreds of MiB.
+    const WINDOW_LOG: u32 = 25;
     let mut head = [0u8; 4];
     let mut length = 0;
     while length < head.len() {
@@ -345,7 +347,9 @@ pub(super) fn decompress<'a>(mut reader: impl Read + 'a) -> io::Result<Box<dyn R
         return Ok(Box::new(flate2::bufread::MultiGzDecoder::new(whole)));
     }
     if zstd {
-        return Ok(Box::new(zstd::Decoder::with_buffer(whole)?));
+        let mut decoder = zstd::Decoder::with_buffer(whole)?;
+        decoder.window_log_max(WINDOW_LOG)?;
+        return Ok(Box::new(decoder));
     }
     Ok(Box::new(whole))
 }

@@ -21,6 +21,7 @@ mod archive;
 mod digest;
 mod layers;
 mod manifest;
+mod members;
 mod pull;
 mod reference;
 mod registry;

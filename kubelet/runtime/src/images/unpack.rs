@@ -6,8 +6,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FileType;
-use tar::{Archive, Entry, EntryType};
+use tar::{Entry, EntryType};
 
+use super::members;
 use super::tree::{Attributes, Tree};
 
 const WHITEOUT: &[u8] = b".wh.";
@@ -32,16 +33,15 @@ pub(super) struct Usage {
 pub(super) fn unpack(archive: &mut dyn Read, target: &Path, lower: &[PathBuf]) -> io::Result<Usage> {
     let mut tree = Tree::open(target, lower)?;
     let mut usage = Usage::default();
-    let mut archive = Archive::new(archive);
-    for entry in archive.entries()? {
-        let mut entry = entry?;
+    members::each(archive, |entry| {
         let path = entry.path_bytes().into_owned();
-        let bytes = add(&mut tree, &mut entry, &path).map_err(|e| {
+        let bytes = add(&mut tree, entry, &path).map_err(|e| {
             io::Error::new(e.kind(), format!("{}: {e}", Path::new(OsStr::from_bytes(&path)).display()))
         })?;
         usage.bytes += bytes;
         usage.inodes += 1;
-    }
+        Ok(())
+    })?;
     tree.finish()?;
     Ok(usage)
 }

@@ -14,6 +14,8 @@ use tokio::sync::mpsc;
 const PIECES_WAITING: usize = 64;
 /// Frames that may wait to be sent; then whoever sends waits.
 const FRAMES_WAITING: usize = 64;
+/// Streams that a client may have open: each forwarded connection has two.
+const MOST_OPEN: usize = 4096;
 /// Streams that may wait to be taken.
 const STREAMS_WAITING: usize = 16;
 /// The largest frame that is taken.
@@ -156,6 +158,9 @@ async fn read(
                     data,
                     sender: Sender { id, frames: frames.clone() },
                 };
+                if open.len() >= MOST_OPEN {
+                    return Err(SpdyError::Malformed("number of streams"));
+                }
                 if flags & FIN == 0 {
                     open.insert(id, sender);
                 }
