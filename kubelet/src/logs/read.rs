@@ -22,6 +22,8 @@ use tokio::sync::mpsc;
 
 /// A block that is read at once.
 const BLOCK: usize = 64 * 1024;
+/// A line that is longer is taken in pieces: runtimes write none longer than 16 KiB and a few words in front.
+const MOST_LINE: usize = 4 * BLOCK;
 /// A container whose end nobody told is noticed by then.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often a log that was moved away is looked for at its place.
@@ -118,9 +120,10 @@ impl Source {
     async fn next_line(&mut self) -> std::io::Result<Option<Vec<u8>>> {
         loop {
             let unread = &self.buffer[self.start..];
-            if let Some(at) = unread.iter().position(|byte| *byte == b'\n') {
-                let line = unread[..=at].to_vec();
-                self.start += at + 1;
+            let end = unread.iter().position(|byte| *byte == b'\n').map(|at| at + 1);
+            if let Some(end) = end.or((unread.len() >= MOST_LINE).then_some(unread.len())) {
+                let line = unread[..end].to_vec();
+                self.start += end;
                 return Ok(Some(line));
             }
             if !self.fill().await? {

@@ -82,7 +82,7 @@ impl Conntrack {
     }
 }
 
-fn read(family: u8, attributes: &[u8]) -> Option<Flow> {
+pub(crate) fn read(family: u8, attributes: &[u8]) -> Option<Flow> {
     let (original, reply) = (attribute(attributes, TUPLE_ORIG), attribute(attributes, TUPLE_REPLY));
     let proto = attribute(original, TUPLE_PROTO);
     Some(Flow {

@@ -35,3 +35,17 @@ pub use netlink::Netlink;
 pub use netns::NetNs;
 pub use objects::{Address, Link, Neighbour, Route, RouteKind, Rule};
 pub use request::{Request, Veth};
+
+/// Reads some bytes as each of the kernel's answers: a door for the fuzz targets.
+#[doc(hidden)]
+pub fn read_answers(bytes: &[u8]) {
+    let read = netfilter::messages("read", bytes, |message| {
+        drop(netlink::read("read", message));
+        drop(netfilter::error_of("read", message));
+        let attributes = message.get(20..).unwrap_or_default();
+        conntrack::read(2, attributes);
+        nftables::read(attributes);
+        Ok(())
+    });
+    drop(read);
+}

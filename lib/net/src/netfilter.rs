@@ -200,21 +200,30 @@ impl Netfilter {
                 Err(error) => return Err(Error::Socket(error.into())),
             }
         };
-        let mut rest = &answer[..length];
-        while rest.len() >= 16 {
-            let word = |at: usize| u32::from_ne_bytes([rest[at], rest[at + 1], rest[at + 2], rest[at + 3]]);
-            let half = |at: usize| u16::from_ne_bytes([rest[at], rest[at + 1]]);
-            let length = word(0) as usize;
-            if length < 16 || length > rest.len() {
-                let reason = format!("a message claims {length} of {} bytes", rest.len());
-                return Err(Error::Answer { what: what.to_owned(), reason });
-            }
-            let header = Header { kind: half(4), flags: half(6), sequence: word(8) };
-            each(header, &rest[..length]);
-            rest = &rest[length.next_multiple_of(4).min(rest.len())..];
-        }
-        Ok(())
+        messages(what, &answer[..length], |message| {
+            let word = |at: usize| {
+                u32::from_ne_bytes([message[at], message[at + 1], message[at + 2], message[at + 3]])
+            };
+            let half = |at: usize| u16::from_ne_bytes([message[at], message[at + 1]]);
+            each(Header { kind: half(4), flags: half(6), sequence: word(8) }, message);
+            Ok(())
+        })
     }
+}
+
+/// The messages of a datagram, each of at least a header's 16 bytes.
+pub(crate) fn messages(what: &str, mut rest: &[u8], mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    while let Some(length) =
+        rest.get(..16).map(|head| u32::from_ne_bytes([head[0], head[1], head[2], head[3]]) as usize)
+    {
+        if length < 16 || length > rest.len() {
+            let reason = format!("a message claims {length} of {} bytes", rest.len());
+            return Err(Error::Answer { what: what.to_owned(), reason });
+        }
+        each(&rest[..length])?;
+        rest = &rest[length.next_multiple_of(4).min(rest.len())..];
+    }
+    Ok(())
 }
 
 struct Header {
@@ -224,9 +233,11 @@ struct Header {
 }
 
 /// The refusal in an NLMSG_ERROR (or at the end of a dump), if it is none of success.
-fn error_of(what: &str, message: &[u8]) -> Option<Error> {
+pub(crate) fn error_of(what: &str, message: &[u8]) -> Option<Error> {
     let code = message.get(16..20).map_or(0, |b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
-    (code != 0).then(|| refused(what, io::Error::from_raw_os_error(-code), acknowledgement_text(message)))
+    (code != 0).then(|| {
+        refused(what, io::Error::from_raw_os_error(code.wrapping_neg()), acknowledgement_text(message))
+    })
 }
 
 /// Appends a message with the family header of netfilter.

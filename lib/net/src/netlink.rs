@@ -9,6 +9,7 @@ use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::packet_route::rule::RuleMessage;
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
+use crate::netfilter::messages;
 use crate::request::link_by_name;
 use crate::{Address, Cidr, Error, Link, Neighbour, NetNs, Request, Result, Route, Rule, Veth};
 
@@ -287,7 +288,6 @@ impl Netlink {
 
     /// One datagram of answers, each with its own bytes' acknowledgement text.
     fn receive(&mut self, what: &str) -> Result<Vec<(NetlinkMessage<RouteNetlinkMessage>, String)>> {
-        let bad = |reason: String| Error::Answer { what: what.to_owned(), reason };
         self.answer.clear();
         loop {
             match self.socket.recv(&mut self.answer, 0) {
@@ -296,19 +296,20 @@ impl Netlink {
                 Err(e) => return Err(Error::Socket(e)),
             }
         }
-        let mut messages = Vec::new();
-        let mut rest = &self.answer[..];
-        while rest.len() >= 16 {
-            let length = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
-            if length < 16 || length > rest.len() {
-                return Err(bad(format!("a message claims {length} of {} bytes", rest.len())));
-            }
-            let message = NetlinkMessage::deserialize(&rest[..length]).map_err(|e| bad(e.to_string()))?;
-            messages.push((message, acknowledgement_text(&rest[..length])));
-            rest = &rest[length.next_multiple_of(4).min(rest.len())..];
-        }
-        Ok(messages)
+        let mut found = Vec::new();
+        messages(what, &self.answer, |bytes| {
+            found.push(read(what, bytes)?);
+            Ok(())
+        })?;
+        Ok(found)
     }
+}
+
+/// A message, and the kernel's sentence in it.
+pub(crate) fn read(what: &str, bytes: &[u8]) -> Result<(NetlinkMessage<RouteNetlinkMessage>, String)> {
+    let message = NetlinkMessage::deserialize(bytes)
+        .map_err(|error| Error::Answer { what: what.to_owned(), reason: error.to_string() })?;
+    Ok((message, acknowledgement_text(bytes)))
 }
 
 /// The kernel's sentence in an NLMSG_ERROR message (headers of 16 and 4 + 16 bytes, then attributes), or nothing.

@@ -327,7 +327,7 @@ fn write(bytes: &mut Vec<u8>, element: &Element, whole: bool) {
     }
 }
 
-fn read(bytes: &[u8]) -> Element {
+pub(crate) fn read(bytes: &[u8]) -> Element {
     let mut element = Element::default();
     for (kind, value) in attributes(bytes) {
         match kind {
