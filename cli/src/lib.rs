@@ -26,10 +26,12 @@ mod failure;
 mod get;
 mod globals;
 mod image;
-mod jsonpath;
+#[doc(hidden)] // for the fuzz targets
+pub mod jsonpath;
 mod label;
 mod logs;
-mod manifest;
+#[doc(hidden)] // for the fuzz targets
+pub mod manifest;
 mod node;
 mod output;
 mod patch;
@@ -49,7 +51,8 @@ mod testing;
 mod version;
 mod wait;
 mod why;
-mod yaml;
+#[doc(hidden)] // for the fuzz targets
+pub mod yaml;
 
 pub use failure::Failure;
 pub use globals::Globals;

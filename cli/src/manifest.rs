@@ -92,7 +92,10 @@ impl Sources {
 }
 
 /// The objects of a text, which may hold many documents.
-fn documents(origin: &str, text: &str) -> Result<Vec<Manifest>, Failure> {
+///
+/// # Errors
+/// When it cannot be read or holds something else than objects.
+pub fn documents(origin: &str, text: &str) -> Result<Vec<Manifest>, Failure> {
     let parts = match text.trim_start().starts_with('{') {
         true => json(text).map_err(|error| format!("{error}")),
         false => yaml(text),

@@ -20,12 +20,15 @@
 mod config;
 mod forward;
 mod handler;
-mod index;
+#[doc(hidden)] // for the fuzz targets
+pub mod index;
 mod metrics;
-mod objects;
+#[doc(hidden)] // for the fuzz targets
+pub mod objects;
 mod publish;
 mod service;
-mod zone;
+#[doc(hidden)] // for the fuzz targets
+pub mod zone;
 
 pub use config::{Config, Flags};
 pub use service::{DnsError, run};

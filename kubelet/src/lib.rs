@@ -24,7 +24,8 @@ mod dispatch;
 mod events;
 mod hooks;
 mod images;
-mod logs;
+#[doc(hidden)] // for the fuzz targets
+pub mod logs;
 mod metrics;
 mod names;
 mod node;

@@ -11,6 +11,8 @@
 //! <https://kubernetes.io/docs/concepts/containers/>, <https://kubernetes.io/docs/concepts/architecture/cri/>
 
 mod config;
+#[doc(hidden)] // for the fuzz targets
+pub mod fuzz;
 pub mod images;
 pub mod network;
 mod record;

@@ -124,6 +124,30 @@ impl Streams {
     }
 }
 
+/// Serves what a client of forwarded ports sends, for the fuzz targets; what comes over its streams is read and forgotten.
+///
+/// # Errors
+/// When it sends something else.
+#[doc(hidden)]
+pub async fn serve_spdy(sent: &[u8]) -> Result<(), spdy::SpdyError> {
+    let (sender, mut streams) = spdy::channel();
+    let mut open = Vec::new();
+    let io = tokio::io::join(sent, tokio::io::sink());
+    let served = spdy::serve(io, sender);
+    tokio::pin!(served);
+    loop {
+        // Cancel-safe: the served connection is pinned, and a stream that was not taken stays.
+        tokio::select! {
+            ended = &mut served => return ended,
+            Some(stream) = streams.recv() => {
+                let spdy::Stream { mut data, sender, .. } = stream;
+                open.push(sender);
+                tokio::spawn(async move { while data.recv().await.is_some() {} });
+            }
+        }
+    }
+}
+
 async fn answer(
     State(streams): State<Streams>,
     Path((_, token)): Path<(String, String)>,

@@ -15,7 +15,8 @@ pub mod cgroup;
 mod container;
 pub mod frame;
 mod init;
-mod log;
+#[doc(hidden)] // for the fuzz targets
+pub mod log;
 mod mounts;
 mod pause;
 pub mod protocol;

@@ -19,6 +19,7 @@
 
 mod archive;
 mod digest;
+pub(crate) mod fuzz;
 mod layers;
 mod manifest;
 mod members;
