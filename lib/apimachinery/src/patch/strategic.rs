@@ -240,7 +240,7 @@ fn merge_list(old: Vec<Value>, new: Vec<Value>, how: &Merging) -> Result<Vec<Val
     for item in &new {
         let mine = identity(item, how.key)?.to_string();
         // A directive within an element may have taken its key away.
-        let there = |at: &usize| merged[*at].get(how.key).is_some_and(|theirs| theirs.to_string() == mine);
+        let there = |at: &usize| merged[*at].get(how.key).map(Value::to_string).as_deref() == Some(&*mine);
         match places.get(&mine).copied().filter(there) {
             Some(at) => {
                 if let (Value::Object(old), Value::Object(new)) = (merged[at].take(), item.clone()) {
