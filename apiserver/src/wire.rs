@@ -33,6 +33,8 @@ pub fn encode(object: &Value) -> Bytes {
         push_field(&mut out, &mut first, name, value);
     }
     out.push(b'}');
+    // These bytes are kept, once for the store and all caches; what they grew beyond is given back.
+    out.shrink_to_fit();
     out.into()
 }
 
