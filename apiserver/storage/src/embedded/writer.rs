@@ -10,11 +10,13 @@ use redb::{Database, WriteTransaction};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// Writes of one transaction.
 const BATCH: usize = 512;
+/// The part of the last commit's time that is waited for others who write as well.
+const PATIENCE: u32 = 8;
 /// Revisions that no longer count, by number and bytes, after which those out of the watches' reach are removed without
 /// being asked to: so many that it is seldom, so few that writers do not notice.
 const STALE: usize = 20_000;
@@ -48,6 +50,25 @@ struct Batch {
     bytes: u64,
 }
 
+/// Waits for as many writes as were answered the last time: whoever was answered is likely to write again at once, and the
+/// first of them alone would cost a commit as all of them do.
+fn gather(
+    waiting: &mut mpsc::Receiver<Request>,
+    requests: &mut Vec<Request>,
+    wanted: usize,
+    patience: Duration,
+) {
+    let begun = Instant::now();
+    while requests.len() + waiting.len() < wanted && begun.elapsed() < patience {
+        std::thread::yield_now();
+    }
+    while requests.len() < BATCH
+        && let Ok(request) = waiting.try_recv()
+    {
+        requests.push(request);
+    }
+}
+
 impl Writer {
     pub fn new(
         path: PathBuf,
@@ -61,11 +82,16 @@ impl Writer {
 
     pub fn run(&mut self, mut waiting: mpsc::Receiver<Request>) {
         let mut requests = Vec::with_capacity(BATCH);
+        let (mut last, mut took) = (0, Duration::ZERO);
         while waiting.blocking_recv_many(&mut requests, BATCH) > 0 {
+            gather(&mut waiting, &mut requests, last, took / PATIENCE);
+            last = requests.len();
+            let begun = Instant::now();
             match self.ready() {
                 Ok(()) => self.batch(requests.drain(..)),
                 Err(error) => requests.drain(..).for_each(|request| request.refuse(error.clone())),
             }
+            took = begun.elapsed();
             self.tidy();
         }
     }
