@@ -2,6 +2,8 @@
 
 #[path = "../../storage/tests/server/mod.rs"]
 mod etcd;
+#[path = "../../storage/tests/server/tmpfs.rs"]
+mod tmpfs;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,7 +14,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use minik_apiserver::{ApiserverError, Flags, run};
+use minik_apiserver::{ApiserverError, Config, Flags, run};
 use minik_component::Shutdown;
 use minik_component::tls::{self, ClientIdentity};
 use minik_storage::{Embedded, Export};
@@ -87,8 +89,7 @@ pub struct Server<'a> {
 }
 
 impl<'a> Server<'a> {
-    /// Starts one, and waits until it is ready.
-    pub async fn start(files: &'a Files, more: &[&str]) -> Server<'a> {
+    fn config(files: &Files, more: &[&str]) -> Config {
         let mut line: Vec<String> =
             ["apiserver", "--bind-address=127.0.0.1", "--secure-port=0"].map(str::to_owned).into();
         for (flag, name) in [
@@ -101,8 +102,13 @@ impl<'a> Server<'a> {
             line.push(format!("--{flag}={}", files.path(name).display()));
         }
         line.extend(more.iter().map(|flag| flag.to_string()));
+        Line::try_parse_from(line).unwrap().flags.config()
+    }
+
+    /// Starts one, and waits until it is ready.
+    pub async fn start(files: &'a Files, more: &[&str]) -> Server<'a> {
         let (told, mut listening) = watch::channel(None);
-        let mut config = Line::try_parse_from(line).unwrap().flags.config();
+        let mut config = Server::config(files, more);
         config.listening = Some(told);
         let shutdown = Shutdown::new();
         let running = tokio::spawn(run(config, shutdown.clone()));
@@ -395,4 +401,52 @@ async fn what_is_wrong_with_the_flags_is_said() {
     let error = run(missing.config(), Shutdown::new()).await.unwrap_err();
     let words = minik_component::chain(&error);
     assert!(words.contains("nofile"), "{words}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_refuses_writes_and_a_read_only_one_the_start() {
+    let Some(disk) = tmpfs::Tmpfs::mount("8m") else { return };
+    let files = Files::new();
+    let data = format!("--data-dir={}", disk.path().join("data").display());
+    let server = Server::start(&files, &[&data]).await;
+    server.make("before").await;
+    let ballast = disk.fill();
+    let large = "x".repeat(100_000);
+    let make = async |number: usize| {
+        let map = json!({"metadata": {"name": format!("m{number}")}, "data": {"a": large}});
+        server.json("POST", MAPS, None, &map).await
+    };
+    let mut made = 0;
+    let (code, status) = loop {
+        let (code, answer) = make(made).await;
+        if code != 201 {
+            break (code, answer);
+        }
+        made += 1;
+        assert!(made < 100, "the disk is never full");
+    };
+    assert_eq!(
+        (code, &status["kind"], &status["reason"]),
+        (503, &json!("Status"), &json!("ServiceUnavailable"))
+    );
+    assert!(status["message"].as_str().unwrap().contains("No space left on device"), "{status}");
+    assert_eq!(server.get(&format!("{MAPS}/m{made}")).await.0, 404, "what was refused is not there");
+    assert_eq!(server.get(&format!("{MAPS}/before")).await.0, 200, "reads go on");
+    std::fs::remove_file(ballast).unwrap();
+    let again = async {
+        while make(made).await.0 != 201 {
+            // bounded: by the time below.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), again).await.expect("writes do not go on");
+    server.stop().await;
+
+    disk.read_only();
+    let error = run(Server::config(&files, &[&data]), Shutdown::new()).await.unwrap_err();
+    let told = minik_component::chain(&error);
+    assert!(
+        told.starts_with("cannot open the store: cannot use ") && told.contains("Read-only file system"),
+        "{told}"
+    );
 }

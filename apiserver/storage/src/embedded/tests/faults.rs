@@ -1,6 +1,7 @@
 //! Errors of the disk at every operation: EIO once, EIO from then on, and no space.
 
 use super::disk::{EIO, ENOSPC, Fault, Replay, Unsynced};
+use super::tmpfs::Tmpfs;
 use super::*;
 
 /// A life under a fault: what readers see, and what may come to be seen.
@@ -154,10 +155,7 @@ async fn a_full_disk_refuses_writes_and_is_written_again_when_there_is_space() {
     let clock = Arc::new(SystemClock::default());
     let mut store = Embedded::open(&folder, QUOTA, clock.clone()).unwrap();
     let kept = store.put("/kept", value("/kept", 1, 1000), Expect::Absent, None).await.unwrap();
-    let ballast = disk.path().join("ballast");
-    // Writes until it is full fail in the end.
-    let fill = std::fs::write(&ballast, vec![1; 8 << 20]);
-    assert_eq!(fill.unwrap_err().raw_os_error(), Some(ENOSPC));
+    let ballast = disk.fill();
     let mut written = kept.0;
     let told = loop {
         let key = format!("/{written}");
@@ -194,13 +192,13 @@ async fn a_disk_without_space_or_rights_is_refused_in_one_sentence() {
     let Some(disk) = Tmpfs::mount("4m") else { return };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let folder = disk.path().join("data");
-    let _ = std::fs::write(disk.path().join("ballast"), vec![1; 8 << 20]);
+    let ballast = disk.fill();
     let error = Embedded::open(&folder, QUOTA, clock.clone()).err().unwrap().to_string();
     assert!(
         error.starts_with("cannot use the store ") && error.contains("No space left on device"),
         "{error}"
     );
-    std::fs::remove_file(disk.path().join("ballast")).unwrap();
+    std::fs::remove_file(ballast).unwrap();
     // Nothing half made is in the way.
     let store = Embedded::open(&folder, QUOTA, clock.clone()).unwrap();
     store.put("/a", Bytes::new(), Expect::Absent, None).await.unwrap();
@@ -208,43 +206,4 @@ async fn a_disk_without_space_or_rights_is_refused_in_one_sentence() {
     disk.read_only();
     let error = Embedded::open(&folder, QUOTA, clock).err().unwrap().to_string();
     assert!(error.starts_with("cannot use the store ") && error.contains("Read-only file system"), "{error}");
-}
-
-/// A small file system of one's own; unmounted with its value.
-struct Tmpfs(tempfile::TempDir);
-
-impl Tmpfs {
-    /// `None`, which is said, without the right to mount.
-    fn mount(size: &str) -> Option<Tmpfs> {
-        let folder = tempfile::tempdir().unwrap();
-        let size = format!("size={size}");
-        match run(&["mount", "-t", "tmpfs", "-o", &size, "tmpfs", folder.path().to_str().unwrap()]) {
-            Ok(()) => Some(Tmpfs(folder)),
-            Err(why) => {
-                eprintln!("not tried, since a tmpfs cannot be mounted: {why}");
-                None
-            }
-        }
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    fn read_only(&self) {
-        run(&["mount", "-o", "remount,ro", self.path().to_str().unwrap()]).unwrap();
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        run(&["umount", "--lazy", self.path().to_str().unwrap()]).unwrap();
-    }
-}
-
-fn run(line: &[&str]) -> Result<(), String> {
-    let output = std::process::Command::new(line[0]).args(&line[1..]).output();
-    let output = output.map_err(|error| error.to_string())?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    if output.status.success() { Ok(()) } else { Err(said) }
 }

@@ -4,6 +4,8 @@ mod clocks;
 mod disk;
 mod faults;
 mod power;
+#[path = "../../../tests/server/tmpfs.rs"]
+mod tmpfs;
 
 use super::restore::fill;
 use super::*;
