@@ -49,6 +49,11 @@ macro_rules! agent {
     };
 }
 
+/// musl's own allocator has one lock for all threads and is slow without it, too.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 type Ended = Result<(), Box<dyn Error + Send + Sync>>;
 
 fn main() -> ExitCode {
