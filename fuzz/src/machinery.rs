@@ -47,6 +47,9 @@ fn strategy(kind: usize, mut object: Value) {
         resource.kind == name && resource.group == group
     });
     let Some(strategy) = found else { return };
+    // The server has seen to it that the object is of the kind that it says.
+    object["apiVersion"] = api_version.into();
+    object["kind"] = name.into();
     let extra = std::collections::BTreeMap::new();
     let user = minik_registry::User { name: "u", uid: "", groups: &[], extra: &extra };
     let context = minik_registry::Context { now: Timestamp::UNIX_EPOCH, namespace: "n", user };
@@ -61,7 +64,8 @@ fn strategy(kind: usize, mut object: Value) {
         drop(errors);
     }
     // An IPAddress has a cell too many, as stock has it.
-    assert!(strategy.cells(&object, context.now).len() >= strategy.columns().len());
+    let (cells, columns) = (strategy.cells(&object, context.now).len(), strategy.columns().len());
+    assert!(cells >= columns, "{api_version} {name}: {cells} cells in {columns} columns");
     strategy.selectable_fields(&object);
     strategy.row_conditions(&object);
     strategy.stored_to_served(version, &mut object);
