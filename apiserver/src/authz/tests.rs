@@ -82,10 +82,12 @@ fn resources() -> BTreeSet<(String, String, String)> {
             let name = text(group, "/metadata/name");
             for resource in items(&group["versions"]).flat_map(|version| items(&version["resources"])) {
                 let mut add = |sub: &str| {
-                    all.insert((name.to_owned(), text(resource, "/resource").to_owned(), sub.to_owned()))
+                    all.insert((name.to_owned(), text(resource, "/resource").to_owned(), sub.to_owned()));
                 };
                 add("");
-                items(&resource["subresources"]).for_each(|sub| drop(add(text(sub, "/subresource"))));
+                for sub in items(&resource["subresources"]) {
+                    add(text(sub, "/subresource"));
+                }
             }
         }
     }
@@ -185,7 +187,11 @@ async fn cluster(shutdown: &Shutdown) -> Api {
     let (world, ending) = (api.world().clone(), shutdown.clone());
     tokio::spawn(async move { world.feed(ending).await });
     let (prepared, there) = tokio::sync::oneshot::channel();
-    let made = bootstrap::run(api.clone(), Default::default(), || drop(prepared.send(())), shutdown.clone());
+    let done = move || {
+        // The test that waits may have ended.
+        let _ = prepared.send(());
+    };
+    let made = bootstrap::run(api.clone(), Default::default(), done, shutdown.clone());
     tokio::spawn(made);
     tokio::time::timeout(Duration::from_secs(60), there).await.expect("no bootstrap objects").unwrap();
     api

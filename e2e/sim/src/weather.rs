@@ -187,6 +187,7 @@ impl Weather {
 
     /// Lets some time pass, less than so many milliseconds.
     pub async fn pass(&self, most_ms: u64) {
+        // bounded: by the number given, in simulated time
         tokio::time::sleep(Duration::from_millis(self.noted(self.below(most_ms)))).await;
     }
 }
