@@ -66,7 +66,7 @@ dist_target() {
 dist_profile=${MINIK_DIST_PROFILE:-dist}
 dist_folder() { echo "$target/$(dist_target)/$dist_profile"; }
 
-# Builds the programs as they are released; sets RUSTFLAGS for what else is built like them (or, with MINIK_DIST_PROFILE=dist-quick, sooner and slower).
+# build_dist [-p MORE] builds the programs as they are released; sets RUSTFLAGS for what else is built like them (or, with MINIK_DIST_PROFILE=dist-quick, sooner and slower).
 build_dist() {
     local musl
     musl=$(uname -m)-unknown-linux-musl
@@ -79,7 +79,7 @@ build_dist() {
     *musl) need musl-tools musl-gcc ;;
     *) RUSTFLAGS="$RUSTFLAGS -C target-feature=+crt-static" ;;
     esac
-    cargo build --quiet --profile "$dist_profile" --target "$(dist_target)" -p minik -p minik-cli -p minik-shim -p minik-demo
+    cargo build --quiet --profile "$dist_profile" --target "$(dist_target)" -p minik -p minik-cli -p minik-shim -p minik-demo "$@"
 }
 
 # Whether a program asks for a loader.

@@ -15,7 +15,7 @@ const SERVICES: &[&str] = &[
     "minik-dns",
     "minik-fake-nodes",
 ];
-const ASSEMBLERS: &[&str] = &["minik", "minik-e2e", "minik-sim", "minik-fuzz"];
+const ASSEMBLERS: &[&str] = &["minik", "minik-e2e", "minik-sim", "minik-bench", "minik-fuzz"];
 /// Who may ship fixtures: programs for tests and examples.
 const EXAMPLES: &[&str] = &["minik-e2e", "minik-demo"];
 /// Crates that decide: no runtime, no client, no clock, no chance.

@@ -1,6 +1,8 @@
 //! From POST to Running, one Pod at a time and many at once.
 
-use crate::{Flags, print_ms};
+use crate::Flags;
+use crate::figures::{Figure, Figures};
+use crate::startup::Cluster;
 use anyhow::{Context, Result, bail};
 use minik_client::{Change, Informer, Kubeconfig, Meta, Projection, Source, call, connect};
 use minik_component::{Shutdown, SystemChance};
@@ -137,8 +139,22 @@ pub async fn one(kubeconfig: &Path, image: &str) -> Result<Duration> {
     times.into_iter().next().context("no Pod ran")
 }
 
-/// Measures `pods`.
-pub async fn measure(flags: &Flags, kubeconfig: &Path) -> Result<()> {
+/// Measures `pods`: in a cluster of its own, or in the one that runs already.
+pub async fn measure(flags: &Flags, figures: &mut Figures) -> Result<()> {
+    if let Some(kubeconfig) = &flags.kubeconfig {
+        return running(flags, figures, kubeconfig).await;
+    }
+    let cluster = Cluster::up(flags, "bench-pods", &[])?;
+    let measured = async {
+        cluster.load_image(flags)?;
+        running(flags, figures, cluster.kubeconfig()).await
+    };
+    let measured = measured.await;
+    cluster.delete()?;
+    measured
+}
+
+async fn running(flags: &Flags, figures: &mut Figures, kubeconfig: &Path) -> Result<()> {
     let mut bench = Bench::start(kubeconfig, &flags.image).await?;
     let mut single = Vec::new();
     for run in 0..flags.runs * 4 {
@@ -146,13 +162,13 @@ pub async fn measure(flags: &Flags, kubeconfig: &Path) -> Result<()> {
         single.extend(bench.run(&names).await?);
         bench.clear(&names).await?;
     }
-    print_ms("pod_post_to_running", &single)?;
+    figures.tell(Figure::times("pod_post_to_running", &single))?;
     let mut all = Vec::new();
     for run in 0..flags.runs {
         let names: Vec<String> = (0..AT_ONCE).map(|pod| format!("bench-many-{run}-{pod}")).collect();
         all.extend(bench.run(&names).await?.into_iter().max());
         bench.clear(&names).await?;
     }
-    print_ms("pods_20_at_once_all_running", &all)?;
+    figures.tell(Figure::times("pods_20_at_once_all_running", &all))?;
     bench.stop().await
 }

@@ -1,6 +1,7 @@
 //! From nothing to a Ready node and a Pod that runs.
 
-use crate::{Flags, pods, print_ms};
+use crate::figures::{Figure, Figures};
+use crate::{Flags, pods};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -79,7 +80,7 @@ fn text(path: &Path) -> Result<&str> {
 }
 
 /// Measures `startup`.
-pub async fn measure(flags: &Flags) -> Result<()> {
+pub async fn measure(flags: &Flags, figures: &mut Figures) -> Result<()> {
     let (mut ups, mut totals) = (Vec::new(), Vec::new());
     for run in 0..flags.runs {
         let began = Instant::now();
@@ -91,6 +92,6 @@ pub async fn measure(flags: &Flags) -> Result<()> {
         cluster.delete()?;
         ran?;
     }
-    print_ms("startup_node_ready", &ups)?;
-    print_ms("startup_pod_running", &totals)
+    figures.tell(Figure::times("startup_node_ready", &ups))?;
+    figures.tell(Figure::times("startup_pod_running", &totals))
 }

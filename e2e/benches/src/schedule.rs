@@ -1,7 +1,9 @@
 //! How fast Pods are placed: a thousand nodes without machines, five thousand Pods, first create to last bind.
 
+use crate::Flags;
+use crate::figures::{Against, Figure, Figures};
+use crate::process::Process;
 use crate::startup::Cluster;
-use crate::{Flags, print};
 use anyhow::{Context, Result, bail};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use minik_client::{Change, Informer, Kubeconfig, Meta, Projection, Source, call, connect};
@@ -40,22 +42,30 @@ impl Projection for Bound {
 }
 
 /// Measures `schedule`: with clusters of its own, each run.
-pub async fn measure(flags: &Flags) -> Result<()> {
-    let mut rates = Vec::new();
+pub async fn measure(flags: &Flags, figures: &mut Figures) -> Result<()> {
+    let (mut rates, mut costs) = (Vec::new(), Vec::new());
     for run in 0..flags.runs {
         let nodes = format!("--fake-nodes={NODES}");
         let cluster = Cluster::up(flags, &format!("bench-schedule{run}"), &["--nodes=0", &nodes])?;
+        let before = cpu(cluster.name());
         let rate = one(cluster.kubeconfig()).await;
+        let spent = cpu(cluster.name());
         cluster.delete()?;
         rates.push(rate?);
+        costs.push((spent? - before?).as_secs_f64() * 1000.0 / PODS as f64);
     }
-    rates.sort_by(f64::total_cmp);
-    let median = rates.get(rates.len() / 2).context("nothing was measured")?;
-    print(
-        &json!({"figure": "schedule_pods_per_second", "median": median.round(), "least": rates.first(), "most": rates.last(),
-        "nodes": NODES, "pods": PODS, "runs": rates.len()}),
-    );
-    Ok(())
+    figures.tell(
+        Figure::rate("schedule_pods", "1/s", Against::Clock, rates)
+            .target(1200.0)
+            .also("nodes", NODES)
+            .also("pods", PODS),
+    )?;
+    figures.tell(Figure::cost("schedule_cpu_a_pod", "ms", Against::Cpu, costs))
+}
+
+/// The CPU time of everything in the cluster.
+fn cpu(cluster: &str) -> Result<Duration> {
+    Process::all(cluster)?.iter().map(Process::cpu).sum()
 }
 
 async fn one(kubeconfig: &Path) -> Result<f64> {

@@ -1,8 +1,9 @@
 //! Two nodes that serve: from nothing to an app that answers by its name, a Deployment from 0 to 50, and how soon a
 //! connecting client sees that a Service leads elsewhere.
 
+use crate::Flags;
+use crate::figures::{Figure, Figures};
 use crate::startup::Cluster;
-use crate::{Flags, print_ms};
 use anyhow::{Context, Result, bail};
 use minik_client::call::{self, PatchKind};
 use minik_client::{Kubeconfig, connect};
@@ -26,7 +27,7 @@ const MANY: u64 = 50;
 const TURNS: usize = 40;
 
 /// Measures `services`: with clusters of its own, each run.
-pub async fn measure(flags: &Flags) -> Result<()> {
+pub async fn measure(flags: &Flags, figures: &mut Figures) -> Result<()> {
     let (mut named, mut scaled, mut turned) = (Vec::new(), Vec::new(), Vec::new());
     for run in 0..flags.runs {
         let began = Instant::now();
@@ -45,9 +46,9 @@ pub async fn measure(flags: &Flags) -> Result<()> {
         cluster.delete()?;
         result?;
     }
-    print_ms("services_app_by_name_from_nothing", &named)?;
-    print_ms("services_deployment_0_to_50_ready", &scaled)?;
-    print_ms("services_endpoint_change_seen", &turned)
+    figures.tell(Figure::times("services_app_by_name_from_nothing", &named).target(1500.0))?;
+    figures.tell(Figure::times("services_deployment_0_to_50_ready", &scaled).target(1500.0))?;
+    figures.tell(Figure::times("services_endpoint_change_seen", &turned).target(20.0))
 }
 
 struct Bench {
