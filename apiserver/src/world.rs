@@ -14,7 +14,9 @@ use crate::wire;
 use bytes::Bytes;
 use minik_component::{Plant, Shutdown, chain, planted};
 use minik_registry::Strategy;
-use minik_storage::{Cache, Change, Everything, Header, Item, Revision, Snapshot, Storage, StorageError};
+use minik_storage::{
+    Cache, Change, Everything, Fields, Header, Item, Revision, Snapshot, Storage, StorageError,
+};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -350,6 +352,7 @@ fn header_of(strategy: &dyn Strategy, object: &Value) -> Header {
     let meta = |name: &str| object["metadata"][name].as_str().unwrap_or_default();
     let labels = object["metadata"]["labels"].as_object().into_iter().flatten();
     let fields = strategy.selectable_fields(object);
+    debug_assert!(fields.iter().map(|(name, _)| name).eq(strategy.selectable_names()), "a field has no name");
     Header {
         namespace: meta("namespace").into(),
         name: meta("name").into(),
@@ -357,7 +360,7 @@ fn header_of(strategy: &dyn Strategy, object: &Value) -> Header {
         labels: labels
             .map(|(key, value)| (key.as_str().into(), value.as_str().unwrap_or_default().into()))
             .collect(),
-        fields: fields.into_iter().map(|(name, value)| (name, value.into())).collect(),
+        fields: Fields::new(strategy.selectable_names(), fields.iter().map(|(_, value)| &**value)),
     }
 }
 

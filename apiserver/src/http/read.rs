@@ -65,11 +65,12 @@ fn in_pieces(served: &Served, meta: &Value, items: Vec<Arc<Item>>) -> Response<B
     let mut pieces = Pieces { head: Some(head), items: items.into_iter(), first: true, done: false };
     let kind = Form::JSON.content_type(false);
     if size <= PIECE {
-        let all = pieces.next(usize::MAX).unwrap_or_default();
+        let all = pieces.next(usize::MAX, size).unwrap_or_default();
         return respond(StatusCode::OK, kind, full(all));
     }
     let pieces = stream::unfold(pieces, |mut pieces| async move {
-        let piece = pieces.next(PIECE)?;
+        // The last object of a piece goes beyond it.
+        let piece = pieces.next(PIECE, PIECE + PIECE / 8)?;
         Some((piece, pieces))
     });
     respond(StatusCode::OK, kind, streamed(pieces))
@@ -96,12 +97,13 @@ struct Pieces {
 }
 
 impl Pieces {
-    fn next(&mut self, size: usize) -> Option<Bytes> {
+    /// The next piece: so many bytes or somewhat more, for which there is so much room.
+    fn next(&mut self, size: usize, room: usize) -> Option<Bytes> {
         if self.done {
             return None;
         }
         let mut out = self.head.take().unwrap_or_default();
-        out.reserve(size.min(PIECE));
+        out.reserve(room);
         while out.len() < size {
             let Some(item) = self.items.next() else {
                 out.extend_from_slice(b"]}");

@@ -22,9 +22,10 @@ use minik_apimachinery::proto;
 use minik_storage::{Event, EventKind, Item, Revision, WatchError, Watcher, Watching};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Bytes of frames that are sent in one piece, so that a burst is few writes and none is held long.
 const PIECE: usize = 64 << 10;
@@ -45,9 +46,9 @@ struct Following {
     after: Revision,
     /// Everything up to here was told.
     told: Revision,
-    bookmarks: bool,
-    next_bookmark: Instant,
     ends_at: Instant,
+    /// Rings for the next bookmark, and at the end. One timer: to make one for each event costs more than the event.
+    alarm: Pin<Box<Sleep>>,
     columns: Columns,
     _counted: Counted,
 }
@@ -97,6 +98,8 @@ impl Api {
                 full(frame)
             }
             Ok(watcher) => {
+                let ends_at = now + wishes.timeout;
+                let first = if wishes.bookmarks { ends_at.min(now + BOOKMARKS) } else { ends_at };
                 let mut following = Following {
                     api: self.clone(),
                     number: served.number as usize,
@@ -107,9 +110,8 @@ impl Api {
                     told: wishes.after.unwrap_or_default(),
                     watcher,
                     waiting: VecDeque::new(),
-                    bookmarks: wishes.bookmarks,
-                    next_bookmark: now + BOOKMARKS,
-                    ends_at: now + wishes.timeout,
+                    ends_at,
+                    alarm: Box::pin(sleep_until(first)),
                     columns: Columns::Told,
                     _counted: Counted::new(
                         self.inner()
@@ -207,20 +209,11 @@ impl Following {
             piece.add(told(frame)?);
         }
         while piece.len() == 0 {
-            // Events come first below, so that a watch with many of them must be ended here.
-            if Instant::now() >= self.ends_at {
-                return None;
-            }
-            let bookmarks = self.bookmarks;
-            // Cancel-safe: receiving loses nothing, the rest is waiting.
+            // Cancel-safe: receiving loses nothing, the rest is waiting. The alarm comes first: a busy watch has its end, too.
             let mut next = tokio::select! {
                 biased;
+                () = self.alarm.as_mut() => return self.alarmed(),
                 next = self.watcher.next.recv() => next?,
-                () = tokio::time::sleep_until(self.ends_at) => return None,
-                () = tokio::time::sleep_until(self.next_bookmark), if bookmarks => {
-                    self.next_bookmark = Instant::now() + BOOKMARKS;
-                    return Some(self.bookmark(self.told, false));
-                }
             };
             loop {
                 match next {
@@ -236,6 +229,16 @@ impl Following {
             }
         }
         Some(piece.bytes())
+    }
+
+    /// A bookmark; `None` at the end.
+    fn alarmed(&mut self) -> Option<Bytes> {
+        let now = Instant::now();
+        if now >= self.ends_at {
+            return None;
+        }
+        self.alarm.as_mut().reset(self.ends_at.min(now + BOOKMARKS));
+        Some(self.bookmark(self.told, false))
     }
 
     /// The frame of an event, if it is for this watcher.

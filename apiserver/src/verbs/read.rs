@@ -74,7 +74,7 @@ impl Selection {
         let field = |name: &str| match name {
             "metadata.name" => Some(&*header.name),
             "metadata.namespace" => Some(&*header.namespace),
-            name => header.fields.iter().find(|(known, _)| *known == name).map(|(_, value)| &**value),
+            name => header.fields.iter().find(|(known, _)| *known == name).map(|(_, value)| value),
         };
         (self.namespace.is_empty() || self.namespace == header.namespace)
             && (self.labels.is_everything() || self.labels.matches(&HeaderLabels(header)))

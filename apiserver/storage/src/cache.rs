@@ -35,7 +35,37 @@ pub struct Header {
     /// Labels, sorted.
     pub labels: Vec<(Box<str>, Box<str>)>,
     /// Selectable fields.
-    pub fields: Vec<(&'static str, Box<str>)>,
+    pub fields: Fields,
+}
+
+/// Selectable fields: names that all objects of a kind share, and the values of one, as one text.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fields {
+    names: &'static [&'static str],
+    values: Box<str>,
+    ends: Box<[u32]>,
+}
+
+impl Fields {
+    /// A value for each name.
+    pub fn new<'a>(names: &'static [&'static str], each: impl IntoIterator<Item = &'a str>) -> Fields {
+        let (mut values, mut ends) = (String::new(), Vec::with_capacity(names.len()));
+        for value in each {
+            values.push_str(value);
+            ends.push(values.len() as u32);
+        }
+        Fields { names, values: values.into(), ends: ends.into() }
+    }
+
+    /// The names with their values.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let mut from = 0;
+        self.names.iter().zip(&self.ends).map(move |(name, end)| {
+            let value = &self.values[from..*end as usize];
+            from = *end as usize;
+            (*name, value)
+        })
+    }
 }
 
 /// Reads the header of a value.
@@ -353,7 +383,8 @@ impl Window {
             [Some(&event.item.header), event.before.as_ref().map(|item| &item.header)].into_iter().flatten()
         {
             let own = [Scope::Namespace(header.namespace.clone()), Scope::Name(header.name.clone())];
-            let fields = header.fields.iter().map(|(name, value)| Scope::Field(name, value.clone()));
+            let fields = header.fields.iter().filter(|(name, _)| self.is_asked(name));
+            let fields = fields.map(|(name, value)| Scope::Field(name, value.into()));
             for scope in own.into_iter().chain(fields) {
                 if !scopes.contains(&scope) {
                     scopes.push(scope);
@@ -366,6 +397,12 @@ impl Window {
                 watchers.retain(|watcher| watcher.try_send(Watching::Event(event.clone())).is_ok());
             }
         }
+    }
+
+    /// Whether anybody watches by this field.
+    fn is_asked(&self, field: &'static str) -> bool {
+        let first = self.watchers.range(Scope::Field(field, Box::default())..).next();
+        matches!(first, Some((Scope::Field(known, _), _)) if *known == field)
     }
 
     fn keep(&mut self, event: Arc<Event>) {
@@ -395,7 +432,7 @@ mod tests {
             namespace: namespace.into(),
             name: name.into(),
             labels: vec![("l".into(), label.into())],
-            fields: vec![("f", label.into())],
+            fields: Fields::new(&["f"], [label]),
         }
     }
 

@@ -24,7 +24,8 @@ mod tend;
 
 pub use backup::{BackupError, Export};
 pub use cache::{
-    Cache, Describe, Event, EventKind, Header, Item, Memo, Scope, Snapshot, WatchError, Watcher, Watching,
+    Cache, Describe, Event, EventKind, Fields, Header, Item, Memo, Scope, Snapshot, WatchError, Watcher,
+    Watching,
 };
 pub use embedded::{Checked, Embedded, QUOTA_BYTES};
 pub use error::StorageError;

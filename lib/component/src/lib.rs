@@ -8,6 +8,7 @@
 //! Invariants: nothing here knows a service or Kubernetes objects; time and chance are values that are passed in.
 
 mod clock;
+mod cork;
 mod duration;
 mod exit;
 pub mod ops;

@@ -7,6 +7,7 @@
 //! ```
 
 use crate::Shutdown;
+use crate::cork::{Cork, cork};
 use bytes::Bytes;
 use http::{Request, Response, Version};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -231,25 +232,28 @@ where
         .max_header_list_size(limits.head_bytes)
         .keep_alive_interval(Some(ALIVE_EVERY))
         .keep_alive_timeout(ALIVE_WITHIN);
+    let (stream, cork) = cork(stream);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    watch_over(std::pin::pin!(connection), &activity, limits, shutdown).await
+    watch_over(std::pin::pin!(connection), &cork, &activity, limits, shutdown).await
 }
 
-async fn watch_over<C>(
+async fn watch_over<C, S>(
     mut connection: Pin<&mut C>,
+    cork: &Cork<S>,
     activity: &Activity,
     limits: Limits,
     shutdown: &Shutdown,
 ) -> Result<(), ConnectionError>
 where
     C: GracefulConnection<Error = ConnectionError>,
+    S: AsyncWrite + Unpin,
 {
     let (mut ending, mut wait) = (false, limits.idle);
     let mut look = Instant::now() + wait;
     loop {
         // Cancel-safe: the connection is polled again where it was, the rest only waits.
         tokio::select! {
-            result = connection.as_mut() => return result,
+            result = cork.around(connection.as_mut()) => return result,
             () = shutdown.requested(), if !ending => {}
             () = activity.last.notified(), if !ending => {}
             () = sleep_until(look) => {
