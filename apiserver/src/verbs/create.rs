@@ -13,6 +13,7 @@ use minik_apimachinery::{defaults, time};
 use minik_component::{Chance, generate_name};
 use minik_storage::{Expect, StorageError};
 use serde_json::Value;
+use std::collections::BTreeSet;
 
 /// Tries to find a free generated name.
 const TRIES: usize = 8;
@@ -182,13 +183,11 @@ pub(super) fn drop_duplicate_owners(step: &Step<'_>, object: &mut Value) {
     let Some(owners) = object.pointer_mut("/metadata/ownerReferences").and_then(Value::as_array_mut) else {
         return;
     };
-    let mut seen: Vec<Value> = Vec::new();
+    let mut seen = BTreeSet::new();
     let mut doubled: Vec<String> = Vec::new();
     owners.retain(|owner| {
-        let fresh = !seen.contains(owner);
-        if fresh {
-            seen.push(owner.clone());
-        } else if let Some(uid) = owner["uid"].as_str() {
+        let fresh = seen.insert(owner.to_string());
+        if !fresh && let Some(uid) = owner["uid"].as_str() {
             doubled.push(uid.to_owned());
         }
         fresh
