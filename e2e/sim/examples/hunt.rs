@@ -1,6 +1,7 @@
 //! Hunts for defects in worlds of chance: `hunt FIRST COUNT [PLANT]` (seeds, and a defect to be found, such as `BoundAgain`);
-//! `hunt plants FIRST COUNT` looks for each planted defect. A seed gives the same world each time: `hunt SEED 1` plays it
-//! again, with all that happens in it when `RUST_LOG=debug` is set.
+//! `hunt plants FIRST COUNT` looks for each planted defect. `hunt SEED 1` gives the same world each time, with all that
+//! happens in it when `RUST_LOG=debug` is set. Worlds that are lived beside others in one process do not repeat exactly
+//! yet: what a hunt of several seeds finds, its seed alone may not find again.
 
 use anyhow::{Context, bail, ensure};
 use minik_component::Plant;

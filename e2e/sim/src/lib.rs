@@ -1,6 +1,6 @@
 //! The simulated cluster: every service in one thread, on a paused clock, over a store in memory, with all chance from one
 //! seed: the services' own, what goes wrong, and the order of hash maps. The same seed gives the same world again, write
-//! for write.
+//! for write, where it is the only world of its process; several in one process still disturb each other's chance.
 //!
 //! ```text
 //!  Sim::start(seed) ── Apis over Memory ──┬── client(user) ── scheduler::run
