@@ -167,7 +167,7 @@ async fn scenario(members: &mut Members, seconds: u64) {
     while let Some(one) = tokio::time::timeout(Duration::from_secs(60), watchers.join_next()).await.unwrap() {
         told.push(one.unwrap());
     }
-    let known = known.lock().unwrap();
+    let known = std::mem::take(&mut *known.lock().unwrap());
     check(&known, start, last, &told);
     for store in &stores {
         let mut left: BTreeMap<&str, &Change> = BTreeMap::new();
