@@ -75,18 +75,16 @@ impl<'a> Expected<'a> {
 /// Reads a body as an object of the expected kind. An absent apiVersion or kind is taken from what is expected.
 ///
 /// # Errors
-/// 400 for malformed text, values of wrong types, or another version or kind.
+/// 400 for malformed text, values of wrong types, or another version or kind; 413 for what would take too much memory.
 pub fn read(bytes: &[u8], encoding: Encoding, expected: Expected<'_>) -> Result<Decoded> {
     if bytes.len() > MOST_BYTES {
         return Err(ApiError::TooLarge(MOST_BYTES));
     }
     let cannot = |problem: String| {
-        ApiError::BadRequest(format!(
-            "{} in version {:?} cannot be handled as a {}: {problem}",
-            expected.kind,
-            version(expected.api_version),
-            expected.kind
-        ))
+        let (kind, version) = (expected.kind, version(expected.api_version));
+        let message = format!("{kind} in version {version:?} cannot be handled as a {kind}: {problem}");
+        let is_too_much = problem.contains(decode::TOO_MUCH);
+        if is_too_much { ApiError::TooManyValues(message) } else { ApiError::BadRequest(message) }
     };
     let mut decoded = match encoding {
         Encoding::Json => decode::decode(bytes, expected.ty).map_err(|error| cannot(error.to_string()))?,

@@ -110,6 +110,9 @@ pub enum ApiError {
     /// The body is too large. Final.
     #[error("Request entity too large: limit is {0}")]
     TooLarge(usize),
+    /// The body would be too large once it is read. Final.
+    #[error("{0}")]
+    TooManyValues(String),
     /// An eviction would break a disruption budget, or a limit is reached. Retryable later.
     #[error("{message}")]
     TooManyRequests {
@@ -179,7 +182,9 @@ impl ApiError {
             ApiError::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
             ApiError::NotAcceptable(_) => (StatusCode::NOT_ACCEPTABLE, "NotAcceptable"),
             ApiError::UnsupportedMediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType"),
-            ApiError::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge"),
+            ApiError::TooLarge(_) | ApiError::TooManyValues(_) => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge")
+            }
             ApiError::TooManyRequests { .. } => (StatusCode::TOO_MANY_REQUESTS, "TooManyRequests"),
             ApiError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "Timeout"),
             ApiError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable"),

@@ -38,7 +38,7 @@ const ENTRY_BYTES: usize = 110;
 const TEXT_BYTES: usize = 16;
 
 /// What is told when a tree would take more.
-pub(crate) const TOO_MUCH: &str = "the object holds too many values";
+pub const TOO_MUCH: &str = "the object holds too many values";
 
 /// A decoded object.
 #[derive(Debug, Clone, PartialEq)]
