@@ -90,10 +90,13 @@ impl History {
     /// Begins to write and to watch ConfigMaps of the namespace `default`.
     pub fn begin(client: ClientMaker) -> History {
         let stop = Arc::new(AtomicBool::new(false));
+        let (listed, listing) = std::sync::mpsc::channel();
+        let make = client.clone();
+        let watcher = threaded(async move || watch(Api::default_namespaced(make()?), listed).await);
+        // What is written from here on is told by the watch. A watcher that has failed already says so in the end.
+        let _ = listing.recv_timeout(CALL_WITHIN);
         let (ended, make) = (stop.clone(), client.clone());
         let writer = threaded(async move || write(Api::default_namespaced(make()?), &ended).await);
-        let make = client.clone();
-        let watcher = threaded(async move || watch(Api::default_namespaced(make()?)).await);
         History { stop, writer, watcher, client }
     }
 
@@ -227,9 +230,11 @@ fn is_ours(name: &str) -> bool {
     name == LAST || name.starts_with('w')
 }
 
-async fn watch(api: Api<ConfigMap>) -> Result<Watched> {
+async fn watch(api: Api<ConfigMap>, listed: std::sync::mpsc::Sender<()>) -> Result<Watched> {
     let mut watched = Watched::default();
     let (state, mut from) = list(&api).await?;
+    // Nobody waits any more when it took too long.
+    let _ = listed.send(());
     watched.state = state;
     let mut pace = tokio::time::interval(RETRY_EVERY);
     for _ in 0..10_000 {
