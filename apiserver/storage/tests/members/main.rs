@@ -201,14 +201,24 @@ async fn torment(members: &mut Members, known: &Mutex<Known>, seconds: u64) {
         members.afflict(leader, fault);
         // bounded: half a period.
         tokio::time::sleep(PERIOD / 2).await;
-        let without = count() - before;
+        let without = more(&count, before).await;
         members.heal(leader, fault);
         // bounded: what is left of the period.
         tokio::time::sleep(next.saturating_sub(begun.elapsed())).await;
-        let after = count() - before - without;
+        let after = more(&count, before + without).await;
         println!("{fault:?} of {leader}: {without} writes without it, {after} writes after");
-        assert!(without > 0 && after > 0, "{fault:?} of {leader}: {without} and {after} writes");
     }
+}
+
+/// How many more writes there are than `before`; waits for the first of them.
+async fn more(count: impl Fn() -> usize, before: usize) -> usize {
+    let until = Instant::now() + Duration::from_secs(60);
+    while count() == before {
+        assert!(Instant::now() < until, "nothing is written for a minute");
+        // bounded: by the time above.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    count() - before
 }
 
 fn check(known: &Known, start: Revision, last: Revision, told: &[Vec<Change>]) {
