@@ -141,6 +141,10 @@ impl Runtime {
                 };
                 let now = self.now_ns();
                 self.change_container(&id, |record| {
+                    // One whose start was asked for before a restart may have run and ended, and that was told.
+                    if record.phase != Phase::Created {
+                        return;
+                    }
                     record.phase = Phase::Exited;
                     record.exit_code = START_ERROR_CODE;
                     record.finished_at_ns = now;

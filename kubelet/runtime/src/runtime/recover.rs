@@ -64,9 +64,12 @@ impl Runtime {
         for container in self.containers_of(id) {
             match state.containers.get(&container.id) {
                 Some(ContainerState::Running(process)) => self.change_container(&container.id, |record| {
-                    record.phase = Phase::Running;
                     record.started_at_ns = process.started_at_ns;
-                    record.process = Some(process.clone());
+                    // It may have ended since the shim answered, and that may have been told already.
+                    if record.phase != Phase::Exited {
+                        record.phase = Phase::Running;
+                        record.process = Some(process.clone());
+                    }
                 }),
                 Some(ContainerState::Exited { process, exit }) if container.phase != Phase::Exited => {
                     self.change_container(&container.id, |record| {
