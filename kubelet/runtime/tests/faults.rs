@@ -200,7 +200,8 @@ impl Alone {
             {
                 left.extend(names(&root.join(folder)).into_iter().map(|name| format!("{folder}/{name}")));
             }
-            left.extend(names(&root.join("network")).into_iter().filter(|name| name.starts_with("10.")));
+            let addresses = names(&root.join("network")).into_iter();
+            left.extend(addresses.filter(|name| name.starts_with("10.") || name.starts_with('.')));
             let links = Netlink::open_in(&NetNs::open(&netns).unwrap()).unwrap().links().unwrap();
             left.extend(links.into_iter().map(|link| link.name).filter(|name| name != "lo"));
             let processes = processes(&faults);

@@ -6,7 +6,7 @@
 //! after the namespace's last process has ended.
 
 use super::{NetworkError, failed};
-use crate::record::write_whole;
+use crate::record::{clear_half_written, write_whole};
 use minik_net::{Cidr, NetNs, Netlink, Request, Route, Veth};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -42,6 +42,7 @@ struct State {
 impl Builtin {
     pub(super) fn open(folder: &Path, cidr: Option<&str>) -> Result<Builtin, NetworkError> {
         std::fs::create_dir_all(folder).map_err(failed("create", folder))?;
+        clear_half_written(folder);
         let mut used = BTreeMap::new();
         for entry in std::fs::read_dir(folder).map_err(failed("read", folder))?.flatten() {
             let path = entry.path();

@@ -15,7 +15,7 @@ use minik_net::{nft, sysctl};
 use serde::{Deserialize, Serialize};
 
 use super::{HostPort, NetworkError, failed};
-use crate::record::write_whole;
+use crate::record::{clear_half_written, write_whole};
 
 const FAMILY: &str = "ip";
 const TABLE: &str = "minik_hostports";
@@ -38,6 +38,7 @@ struct Mapping {
 impl Ports {
     pub(super) fn open(folder: PathBuf) -> Result<Ports, NetworkError> {
         std::fs::create_dir_all(&folder).map_err(failed("create", &folder))?;
+        clear_half_written(&folder);
         Ok(Ports { folder, changing: Mutex::new(()) })
     }
 
