@@ -1,6 +1,6 @@
 //! Flags, and what they mean.
 
-use crate::images::StoreConfig;
+use crate::images::{LayerLimits, StoreConfig};
 use crate::network::NetworkConfig;
 use clap::Args;
 use minik_component::{Chance, Clock, SystemChance, SystemClock, TelemetryFlags};
@@ -65,6 +65,7 @@ impl Flags {
                 layers: self.layers.clone(),
                 registry_hosts: self.registry_hosts.clone(),
                 registry_netns: self.registry_netns.clone(),
+                limits: LayerLimits::default(),
             },
             network: NetworkConfig {
                 pod_cidr: self.pod_cidr.clone(),

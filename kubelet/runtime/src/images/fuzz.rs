@@ -4,10 +4,11 @@ use super::archive::Archive;
 use super::layers::decompress;
 use super::manifest::{self, Manifest, Platform};
 use super::unpack::unpack;
+use super::{LayerLimits, members::Limited};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-/// As much of a layer's plain archive as is unpacked: disks have limits, bytes of chance do not.
+/// As much of a layer's plain archive as is unpacked.
 const MOST_PLAIN_BYTES: u64 = 64 << 20;
 
 /// Unpacks a layer over others.
@@ -15,7 +16,8 @@ const MOST_PLAIN_BYTES: u64 = 64 << 20;
 /// # Errors
 /// When it is malformed.
 pub fn layer(packed: &[u8], target: &Path, lower: &[PathBuf]) -> io::Result<()> {
-    unpack(&mut decompress(packed)?.take(MOST_PLAIN_BYTES), target, lower).map(drop)
+    let limits = LayerLimits { bytes: MOST_PLAIN_BYTES, ..LayerLimits::default() };
+    unpack(&mut Limited::new(decompress(packed)?, limits.bytes), target, lower, limits).map(drop)
 }
 
 /// Reads a document as each of an image's, and an archive with all that it names.

@@ -22,8 +22,9 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use super::digest::{Digest, Hashing};
+use super::members::Limited;
 use super::unpack::{self, Usage};
-use super::{ImageError, Result, io_error};
+use super::{ImageError, LayerLimits, Result, io_error};
 
 /// A layer's folder name has this many digits of its chain id; the whole id stands inside and is compared. Short names let
 /// more layers fit into the one page of options that older kernels take.
@@ -38,6 +39,7 @@ pub(super) struct Layers {
     /// This store's name among those that share the folder.
     store: String,
     boot: String,
+    limits: LayerLimits,
     counter: AtomicU64,
 }
 
@@ -85,13 +87,13 @@ impl LayerId {
 
 impl Layers {
     /// Opens the folder and removes what was left half done.
-    pub(super) fn open(folder: &Path, store: &str) -> Result<Layers> {
+    pub(super) fn open(folder: &Path, store: &str, limits: LayerLimits) -> Result<Layers> {
         make_private(folder)?;
         make_private(&folder.join("locks"))?;
         let boot =
             fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
-        let layers =
-            Layers { folder: folder.to_owned(), store: store.to_owned(), boot, counter: AtomicU64::new(0) };
+        let (folder, store, counter) = (folder.to_owned(), store.to_owned(), AtomicU64::new(0));
+        let layers = Layers { folder, store, boot, limits, counter };
         layers.clean()?;
         Ok(layers)
     }
@@ -153,7 +155,7 @@ impl Layers {
         make_private(&refs)?;
         // The root that the container sees, unless the archive or a layer below says otherwise.
         fs::DirBuilder::new().mode(0o755).create(&tree).map_err(io_error("create", &tree))?;
-        let usage = unpack_blob(blob()?, &id.diff, &tree, below)
+        let usage = unpack_blob(blob()?, &id.diff, &tree, below, self.limits)
             .map_err(|source| ImageError::Unpack { layer: id.diff.to_string(), source })?;
         let record = LayerRecord {
             chain: id.chain.clone(),
@@ -301,24 +303,36 @@ fn process_start(pid: &str) -> Option<String> {
 }
 
 /// Unpacks one blob, checking the digest of its bytes and that of the plain archive.
-fn unpack_blob(blob: Blob, diff: &Digest, tree: &Path, below: &[PathBuf]) -> io::Result<Usage> {
+fn unpack_blob(
+    blob: Blob,
+    diff: &Digest,
+    tree: &Path,
+    below: &[PathBuf],
+    limits: LayerLimits,
+) -> io::Result<Usage> {
     match blob.digest {
         Some(digest) => {
             let mut outer = Hashing::new(blob.reader, digest);
-            let usage = unpack_plain(&mut outer, diff, tree, below)?;
+            let usage = unpack_plain(&mut outer, diff, tree, below, limits)?;
             outer.verify()?;
             Ok(usage)
         }
         None => {
             let mut reader = blob.reader;
-            unpack_plain(&mut reader, diff, tree, below)
+            unpack_plain(&mut reader, diff, tree, below, limits)
         }
     }
 }
 
-fn unpack_plain(reader: &mut dyn Read, diff: &Digest, tree: &Path, below: &[PathBuf]) -> io::Result<Usage> {
-    let mut plain = Hashing::new(decompress(reader)?, diff.clone());
-    let usage = unpack::unpack(&mut plain, tree, below)?;
+fn unpack_plain(
+    reader: &mut dyn Read,
+    diff: &Digest,
+    tree: &Path,
+    below: &[PathBuf],
+    limits: LayerLimits,
+) -> io::Result<Usage> {
+    let mut plain = Hashing::new(Limited::new(decompress(reader)?, limits.bytes), diff.clone());
+    let usage = unpack::unpack(&mut plain, tree, below, limits)?;
     plain.verify()?;
     Ok(usage)
 }

@@ -31,6 +31,30 @@ impl<R: Read> Read for Rationed<'_, R> {
     }
 }
 
+/// A reader that fails where its bytes are more than allowed: packed bytes say nothing of what they hold.
+pub(super) struct Limited<R> {
+    inner: R,
+    most: u64,
+    left: u64,
+}
+
+impl<R> Limited<R> {
+    pub(super) fn new(inner: R, most: u64) -> Limited<R> {
+        Limited { inner, most, left: most }
+    }
+}
+
+impl<R: Read> Read for Limited<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        let Some(left) = self.left.checked_sub(count as u64) else {
+            return Err(invalid(format!("the archive has more than {} bytes", self.most)));
+        };
+        self.left = left;
+        Ok(count)
+    }
+}
+
 /// Hands each member of an archive to `take`, which need not read it.
 ///
 /// # Errors
@@ -55,7 +79,7 @@ pub(super) fn each<R: Read>(
     }
 }
 
-fn invalid(what: &str) -> io::Error {
+fn invalid(what: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 

@@ -54,6 +54,26 @@ pub struct StoreConfig {
     pub registry_hosts: Option<PathBuf>,
     /// The network namespace that sockets to registries are opened in; this process's own when absent.
     pub registry_netns: Option<PathBuf>,
+    /// What one layer may take.
+    pub limits: LayerLimits,
+}
+
+/// What a layer may be once it is unpacked; one that is larger is refused, and nothing of it stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerLimits {
+    /// Bytes of its archive, and of its files.
+    pub bytes: u64,
+    /// Files, folders, links and nodes.
+    pub entries: u64,
+    /// Bytes of the paths of its folders, which are held in memory meanwhile.
+    pub path_bytes: u64,
+}
+
+impl Default for LayerLimits {
+    /// Far above what images are made of, and far below what a few kilobytes can be unpacked to.
+    fn default() -> LayerLimits {
+        LayerLimits { bytes: 64 << 30, entries: 2 << 20, path_bytes: 64 << 20 }
+    }
 }
 
 /// The parts of an overlay root, for the shim to mount.

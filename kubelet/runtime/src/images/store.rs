@@ -87,7 +87,7 @@ impl Store {
         make_private(&root.join("configs"))?;
         make_private(&root.join("empty"))?;
         let layers_folder = config.layers.clone().unwrap_or_else(|| root.join("layers"));
-        let layers = Layers::open(&layers_folder, &store_id(&root)?)?;
+        let layers = Layers::open(&layers_folder, &store_id(&root)?, config.limits)?;
         let (roots, root_records) = Roots::open(root.join("roots"))?;
         let mut images = read_index(&root)?;
         let known = images.len();

@@ -5,7 +5,7 @@
 //! the merged view: a symbolic link never leads out of the root, and whatever is created is created below the layer's own
 //! folder handle (`openat2` with `RESOLVE_BENEATH` and `RESOLVE_NO_SYMLINKS`), so that no archive can reach outside.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -17,6 +17,9 @@ use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, UTIME_OMIT, XattrFlags,
 };
 use rustix::io::Errno;
+
+use super::LayerLimits;
+use super::unpack::Usage;
 
 /// A path has at most this many symbolic links, as in the kernel.
 const LINK_LIMIT: usize = 40;
@@ -41,13 +44,17 @@ pub(super) struct Tree {
     top: OwnedFd,
     lower: Vec<OwnedFd>,
     /// Folders that exist in the top layer.
-    known: HashSet<Canonical>,
+    known: BTreeSet<Canonical>,
     /// Which lower layers take part in a folder, topmost first.
-    below: HashMap<Canonical, Rc<[usize]>>,
+    below: BTreeMap<Canonical, Rc<[usize]>>,
     /// The folder used last, since archives go folder by folder.
     last: Option<(Canonical, Rc<OwnedFd>)>,
     /// Times of folders, set when nothing is created in them any more.
-    times: HashMap<Canonical, Timespec>,
+    times: BTreeMap<Canonical, Timespec>,
+    limits: LayerLimits,
+    /// What was made so far, also of what was removed again.
+    usage: Usage,
+    path_bytes: u64,
 }
 
 /// Who owns a file and what may be done with it.
@@ -81,7 +88,7 @@ impl Place {
 impl Tree {
     /// A tree in the empty folder `top` over the layers `lower`, topmost first. The root takes the attributes of the
     /// root below it.
-    pub(super) fn open(top: &Path, lower: &[PathBuf]) -> io::Result<Tree> {
+    pub(super) fn open(top: &Path, lower: &[PathBuf], limits: LayerLimits) -> io::Result<Tree> {
         let lower: Vec<OwnedFd> = lower.iter().map(|path| open_root(path)).collect::<io::Result<_>>()?;
         let all: Rc<[usize]> = (0..lower.len()).collect();
         let top = open_root(top)?;
@@ -91,11 +98,35 @@ impl Tree {
         Ok(Tree {
             top,
             lower,
-            known: HashSet::from([PathBuf::new()]),
-            below: HashMap::from([(PathBuf::new(), all)]),
+            known: BTreeSet::from([PathBuf::new()]),
+            below: BTreeMap::from([(PathBuf::new(), all)]),
             last: None,
-            times: HashMap::new(),
+            times: BTreeMap::new(),
+            limits,
+            usage: Usage::default(),
+            path_bytes: 0,
         })
+    }
+
+    /// Counts a name before it is made.
+    fn count(&mut self) -> io::Result<()> {
+        self.usage.inodes += 1;
+        if self.usage.inodes > self.limits.entries {
+            return Err(invalid(format!(
+                "the layer has more than {} files and folders",
+                self.limits.entries
+            )));
+        }
+        Ok(())
+    }
+
+    /// Counts a folder, whose path is kept, before it is made.
+    fn count_folder(&mut self, place: &Place) -> io::Result<()> {
+        self.path_bytes += place.path.as_os_str().len() as u64;
+        if self.path_bytes > self.limits.path_bytes {
+            return Err(invalid("the paths of the layer's folders are too long"));
+        }
+        self.count()
     }
 
     /// The place that a path of the archive means. Folders on the way are made, like those below where they exist there.
@@ -136,13 +167,11 @@ impl Tree {
         match self.in_top(place)? {
             Some(Found::Folder) => self.hide_below(place),
             Some(_) => Ok(()),
-            None => Ok(rustix::fs::mknodat(
-                &*place.folder,
-                place.name(),
-                FileType::CharacterDevice,
-                Mode::empty(),
-                0,
-            )?),
+            None => {
+                self.count()?;
+                let kind = FileType::CharacterDevice;
+                Ok(rustix::fs::mknodat(&*place.folder, place.name(), kind, Mode::empty(), 0)?)
+            }
         }
     }
 
@@ -182,7 +211,7 @@ impl Tree {
 
     fn hide_below(&mut self, place: &Place) -> io::Result<()> {
         rustix::fs::lsetxattr(place.by_handle(), OPAQUE, b"y", XattrFlags::empty())?;
-        self.below.retain(|path, _| !path.starts_with(&place.path));
+        forget_below(&mut self.below, &place.path);
         self.below.insert(place.path.clone(), Rc::from([]));
         Ok(())
     }
@@ -195,6 +224,7 @@ impl Tree {
         };
         if !matches!(self.in_top(place)?, Some(Found::Folder)) {
             let hides = self.clear(place)?;
+            self.count_folder(place)?;
             rustix::fs::mkdirat(&*place.folder, place.name(), Mode::RWXU)?;
             self.known.insert(place.path.clone());
             if hides {
@@ -206,20 +236,24 @@ impl Tree {
         Ok(())
     }
 
-    /// Makes a regular file with the bytes of `content`; returns how many there were.
+    /// Makes a regular file with the bytes of `content`.
     pub(super) fn add_file(
         &mut self,
         place: &Place,
         attributes: &Attributes,
         content: &mut dyn io::Read,
-    ) -> io::Result<u64> {
+    ) -> io::Result<()> {
         self.clear(place)?;
+        self.count()?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&*place.folder, place.name(), flags, Mode::RUSR | Mode::WUSR)?;
         let mut file = std::fs::File::from(file);
-        let bytes = io::copy(content, &mut file)?;
-        apply(place, attributes)?;
-        Ok(bytes)
+        let left = self.limits.bytes - self.usage.bytes;
+        self.usage.bytes += io::copy(&mut io::Read::take(&mut *content, left), &mut file)?;
+        if self.usage.bytes == self.limits.bytes && content.read(&mut [0])? > 0 {
+            return Err(invalid(format!("the layer's files have more than {} bytes", self.limits.bytes)));
+        }
+        apply(place, attributes)
     }
 
     /// Makes a symbolic link.
@@ -230,6 +264,7 @@ impl Tree {
         attributes: &Attributes,
     ) -> io::Result<()> {
         self.clear(place)?;
+        self.count()?;
         rustix::fs::symlinkat(OsStr::from_bytes(target), &*place.folder, place.name())?;
         apply_to_link(place, attributes)
     }
@@ -246,6 +281,7 @@ impl Tree {
             None => self.copy_up(&target)?,
         }
         self.clear(place)?;
+        self.count()?;
         rustix::fs::linkat(&*target.folder, target.name(), &*place.folder, place.name(), AtFlags::empty())?;
         Ok(())
     }
@@ -262,12 +298,13 @@ impl Tree {
             return Err(invalid("a character device 0:0, which would delete a file"));
         }
         self.clear(place)?;
+        self.count()?;
         rustix::fs::mknodat(&*place.folder, place.name(), kind, Mode::empty(), device)?;
         apply(place, attributes)
     }
 
-    /// Sets the folders' times. Nothing is added afterwards.
-    pub(super) fn finish(mut self) -> io::Result<()> {
+    /// Sets the folders' times. Nothing is added afterwards. Gives what was made.
+    pub(super) fn finish(mut self) -> io::Result<Usage> {
         for (path, modified) in std::mem::take(&mut self.times) {
             let Some(name) = path.file_name() else { continue };
             let folder = match self.folder(path.parent().unwrap_or(Path::new(""))) {
@@ -281,12 +318,20 @@ impl Tree {
                 Err(e) => return Err(e.into()),
             }
         }
-        Ok(())
+        Ok(self.usage)
     }
 
     fn forget(&mut self, path: &Path) {
-        self.known.retain(|known| !known.starts_with(path));
-        self.below.retain(|known, _| !known.starts_with(path));
+        let gone: Vec<_> = self
+            .known
+            .range(path.to_owned()..)
+            .take_while(|known| known.starts_with(path))
+            .cloned()
+            .collect();
+        for path in &gone {
+            self.known.remove(path);
+        }
+        forget_below(&mut self.below, path);
         self.last = None;
     }
 
@@ -342,6 +387,7 @@ impl Tree {
                 self.add_folder(Some(place), &attributes)?;
             }
             None => {
+                self.count_folder(place)?;
                 rustix::fs::mkdirat(&*place.folder, place.name(), Mode::from_raw_mode(0o755))?;
                 rustix::fs::chmodat(
                     &*place.folder,
@@ -378,7 +424,7 @@ impl Tree {
             return Err(invalid("a hard link to what is no file"));
         }
         let attributes = Attributes::of(&from, &stat)?;
-        self.add_file(place, &attributes, &mut std::fs::File::from(from)).map(drop)
+        self.add_file(place, &attributes, &mut std::fs::File::from(from))
     }
 
     /// A handle on a folder of the top layer.
@@ -455,7 +501,20 @@ impl Attributes {
     }
 }
 
-fn invalid(what: &str) -> io::Error {
+/// Removes a path and all below it. Paths are in order by their components, so these stand together.
+fn forget_below<T>(map: &mut BTreeMap<Canonical, T>, path: &Path) {
+    let gone: Vec<_> = map
+        .range(path.to_owned()..)
+        .map(|(known, _)| known)
+        .take_while(|known| known.starts_with(path))
+        .cloned()
+        .collect();
+    for path in &gone {
+        map.remove(path);
+    }
+}
+
+fn invalid(what: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FileType;
 use tar::{Entry, EntryType};
 
-use super::members;
 use super::tree::{Attributes, Tree};
+use super::{LayerLimits, members};
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
@@ -22,39 +22,39 @@ const XATTR: &str = "SCHILY.xattr.";
 pub(super) struct Usage {
     /// Bytes of all files.
     pub bytes: u64,
-    /// Files, folders, links and nodes.
+    /// Files, folders, links and nodes, those too that a later entry took away.
     pub inodes: u64,
 }
 
 /// Unpacks the archive into the empty folder `target`, over the layers `lower` (topmost first).
 ///
 /// # Errors
-/// When the archive is malformed or the disk refuses; the message names the entry.
-pub(super) fn unpack(archive: &mut dyn Read, target: &Path, lower: &[PathBuf]) -> io::Result<Usage> {
-    let mut tree = Tree::open(target, lower)?;
-    let mut usage = Usage::default();
+/// When the archive is malformed, larger than allowed, or the disk refuses; the message names the entry.
+pub(super) fn unpack(
+    archive: &mut dyn Read,
+    target: &Path,
+    lower: &[PathBuf],
+    limits: LayerLimits,
+) -> io::Result<Usage> {
+    let mut tree = Tree::open(target, lower, limits)?;
     members::each(archive, |entry| {
         let path = entry.path_bytes().into_owned();
-        let bytes = add(&mut tree, entry, &path).map_err(|e| {
+        add(&mut tree, entry, &path).map_err(|e| {
             io::Error::new(e.kind(), format!("{}: {e}", Path::new(OsStr::from_bytes(&path)).display()))
-        })?;
-        usage.bytes += bytes;
-        usage.inodes += 1;
-        Ok(())
+        })
     })?;
-    tree.finish()?;
-    Ok(usage)
+    tree.finish()
 }
 
-/// Adds one entry; returns the bytes of its file.
-fn add<R: Read>(tree: &mut Tree, entry: &mut Entry<'_, R>, path: &[u8]) -> io::Result<u64> {
+/// Adds one entry.
+fn add<R: Read>(tree: &mut Tree, entry: &mut Entry<'_, R>, path: &[u8]) -> io::Result<()> {
     let kind = entry.header().entry_type();
     if matches!(kind, EntryType::XGlobalHeader) {
-        return Ok(0);
+        return Ok(());
     }
     let base = path.rsplit(|b| *b == b'/').find(|part| !part.is_empty()).unwrap_or_default();
     if base.starts_with(WHITEOUT) && !kind.is_dir() {
-        return add_marker(tree, path, base).map(|()| 0);
+        return add_marker(tree, path, base);
     }
     let attributes = attributes(entry)?;
     let place = tree.place(path)?;
@@ -63,19 +63,15 @@ fn add<R: Read>(tree: &mut Tree, entry: &mut Entry<'_, R>, path: &[u8]) -> io::R
         if kind.is_dir() {
             tree.add_folder(None, &attributes)?;
         }
-        return Ok(0);
+        return Ok(());
     };
     match kind {
-        EntryType::Directory => tree.add_folder(Some(&place), &attributes).map(|()| 0),
-        EntryType::Symlink => tree.add_symlink(&place, &link_target(entry)?, &attributes).map(|()| 0),
-        EntryType::Link => tree.add_hard_link(&place, &link_target(entry)?).map(|()| 0),
-        EntryType::Char => {
-            tree.add_node(&place, FileType::CharacterDevice, device(entry)?, &attributes).map(|()| 0)
-        }
-        EntryType::Block => {
-            tree.add_node(&place, FileType::BlockDevice, device(entry)?, &attributes).map(|()| 0)
-        }
-        EntryType::Fifo => tree.add_node(&place, FileType::Fifo, 0, &attributes).map(|()| 0),
+        EntryType::Directory => tree.add_folder(Some(&place), &attributes),
+        EntryType::Symlink => tree.add_symlink(&place, &link_target(entry)?, &attributes),
+        EntryType::Link => tree.add_hard_link(&place, &link_target(entry)?),
+        EntryType::Char => tree.add_node(&place, FileType::CharacterDevice, device(entry)?, &attributes),
+        EntryType::Block => tree.add_node(&place, FileType::BlockDevice, device(entry)?, &attributes),
+        EntryType::Fifo => tree.add_node(&place, FileType::Fifo, 0, &attributes),
         EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
             tree.add_file(&place, &attributes, entry)
         }
@@ -272,7 +268,7 @@ mod tests {
             let mut before = Vec::new();
             listing(folder.path(), &lower, &mut before);
             // Refusing is allowed, and leaves a part that is as good a lower layer for the second archive.
-            unpack(&mut &archive(&below)[..], &lower, &[]).ok();
+            unpack(&mut &archive(&below)[..], &lower, &[], LayerLimits::default()).ok();
             let mut after = Vec::new();
             listing(folder.path(), &lower, &mut after);
             prop_assert_eq!(&before, &after);
@@ -280,7 +276,8 @@ mod tests {
             std::fs::create_dir(&upper).unwrap();
             let mut before = Vec::new();
             listing(folder.path(), &upper, &mut before);
-            unpack(&mut &archive(&above)[..], &upper, std::slice::from_ref(&lower)).ok();
+            let lowers = std::slice::from_ref(&lower);
+            unpack(&mut &archive(&above)[..], &upper, lowers, LayerLimits::default()).ok();
             let mut after = Vec::new();
             listing(folder.path(), &upper, &mut after);
             prop_assert_eq!(&before, &after);
