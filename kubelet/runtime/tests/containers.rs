@@ -144,8 +144,7 @@ async fn commands_run_in_a_container() {
     let mut runtime = Fixture::new().await;
     let pod = runtime.pod("exec");
     let sandbox = runtime.run_pod(&pod).await;
-    let id = runtime.create(&sandbox, &pod, command(&["sleep", "1000"])).await.unwrap();
-    runtime.start(&id).await.unwrap();
+    let id = runtime.started(&sandbox, &pod, command(&["sleep", "1000"])).await;
     let output =
         runtime.exec(&id, &["/bin/sh", "-c", "cat /proc/1/comm; echo e >&2; exit 7"], 10).await.unwrap();
     assert_eq!(

@@ -135,8 +135,7 @@ async fn a_disk_that_takes_no_writes_is_told_and_forgotten() {
     assert_eq!(sandboxes.len(), 1);
     assert_eq!(sandboxes[0].state(), minik_cri::v1::PodSandboxState::SandboxReady);
     disk.open();
-    let id = runtime.create(&sandbox, &pod, command(&["true"])).await.unwrap();
-    runtime.start(&id).await.unwrap();
+    let id = runtime.started(&sandbox, &pod, command(&["true"])).await;
     assert_eq!(runtime.ended(&id).await.exit_code, 0);
     runtime.remove(&id).await;
     runtime.remove_pod(&sandbox).await;

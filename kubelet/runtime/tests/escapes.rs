@@ -3,25 +3,13 @@
 
 mod common;
 
-use common::{Fixture, command, lines, security, shell};
+use common::{Fixture, command, said, security, shell, volume};
 use minik_cri::v1;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
 /// Descriptors that a process of the runtime may have while it becomes a container's.
 const DESCRIPTORS: std::ops::Range<u32> = 3..24;
-
-fn said(log: &str) -> Vec<String> {
-    lines(log).into_iter().map(|line| line.trim_start_matches("stdout F ").to_owned()).collect()
-}
-
-fn volume(host: &Path, container: &str) -> v1::Mount {
-    v1::Mount {
-        host_path: host.display().to_string(),
-        container_path: container.into(),
-        ..Default::default()
-    }
-}
 
 /// Says so when the working folder is below the host's root.
 fn from_here(marker: &Path) -> String {
@@ -59,8 +47,7 @@ async fn no_working_folder_leads_out() {
     let mut config = command(&["sleep", "1000"]);
     config.mounts = vec![volume(&host, "/v")];
     config.working_dir = "/v/w".into();
-    let id = runtime.create(&sandbox, &pod, config).await.unwrap();
-    runtime.start(&id).await.unwrap();
+    let id = runtime.started(&sandbox, &pod, config).await;
     std::fs::remove_dir(host.join("w")).unwrap();
     for number in DESCRIPTORS {
         symlink(format!("/proc/self/fd/{number}"), host.join("w")).unwrap();
@@ -93,8 +80,7 @@ async fn the_runtimes_program_cannot_be_overwritten() {
     // Every process that comes is tried, those too that are not yet the container's program.
     let script = "while true; do for p in /proc/[0-9]*; do \
         case $(readlink $p/exe) in *memfd*|*minik*) (: >> $p/exe) 2>/dev/null && echo wrote;; esac; done; done";
-    let id = runtime.create(&sandbox, &pod, shell(script)).await.unwrap();
-    runtime.start(&id).await.unwrap();
+    let id = runtime.started(&sandbox, &pod, shell(script)).await;
     for _ in 0..10 {
         runtime.exec(&id, &["true"], 10).await.unwrap();
         // Runs the runtime's own program inside the container, where it is as open to the loop as can be.

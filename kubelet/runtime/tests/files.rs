@@ -3,21 +3,8 @@
 
 mod common;
 
-use common::{Fixture, command, lines, logged, shell};
+use common::{Fixture, command, lines, logged, said, shell, volume};
 use minik_cri::v1;
-
-fn mount(host: &std::path::Path, container: &str, readonly: bool) -> v1::Mount {
-    v1::Mount {
-        host_path: host.display().to_string(),
-        container_path: container.into(),
-        readonly,
-        ..Default::default()
-    }
-}
-
-fn said(log: &str) -> Vec<String> {
-    lines(log).into_iter().map(|line| line.trim_start_matches("stdout F ").to_owned()).collect()
-}
 
 #[tokio::test]
 async fn host_paths_are_mounted_as_asked() {
@@ -30,11 +17,11 @@ async fn host_paths_are_mounted_as_asked() {
          pwd; ls -d /made; cat /etc/hosts",
     );
     config.mounts = vec![
-        mount(&host, "/deep/er", false),
-        mount(&host, "/ro", true),
-        mount(&host.join("file"), "/single", true),
-        mount(&host.join("made"), "/made", false),
-        mount(&host.join("file"), "/etc/hosts", false),
+        volume(&host, "/deep/er"),
+        v1::Mount { readonly: true, ..volume(&host, "/ro") },
+        v1::Mount { readonly: true, ..volume(&host.join("file"), "/single") },
+        volume(&host.join("made"), "/made"),
+        volume(&host.join("file"), "/etc/hosts"),
     ];
     config.working_dir = "/not/there/yet".into();
     let (_, log) = runtime.run_to_end("mounts", config).await;
@@ -116,8 +103,7 @@ async fn limits_are_set_and_changed() {
         oom_score_adj: 500,
         ..Default::default()
     });
-    let id = runtime.create(&sandbox, &pod, config).await.unwrap();
-    runtime.start(&id).await.unwrap();
+    let id = runtime.started(&sandbox, &pod, config).await;
     let read = async |runtime: &mut Fixture| {
         let files = "cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes cpu/cpu.cfs_quota_us cpu/cpu.shares 2>/dev/null \
              || cat memory.max cpu.max; cat /proc/1/oom_score_adj; echo 1 2>/dev/null >memory/memory.limit_in_bytes || echo closed";
@@ -156,8 +142,7 @@ async fn a_moved_log_goes_on_in_a_new_file() {
     let pod = runtime.pod("log");
     let sandbox = runtime.run_pod(&pod).await;
     let config = shell("echo one; while ! test -e /tmp/go; do sleep 0.02; done; echo two");
-    let id = runtime.create(&sandbox, &pod, config).await.unwrap();
-    runtime.start(&id).await.unwrap();
+    let id = runtime.started(&sandbox, &pod, config).await;
     let log = std::path::PathBuf::from(runtime.status(&id).await.log_path);
     logged(log.to_str().unwrap(), "one").await;
     std::fs::rename(&log, log.with_extension("old")).unwrap();

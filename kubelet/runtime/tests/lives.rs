@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Fixture, command, eventually, lines, logged, namespaces, security, shell};
+use common::{Fixture, command, eventually, lines, logged, namespaces, security, shell, volume};
 use minik_cri::v1;
 use std::time::Duration;
 
@@ -53,11 +53,7 @@ async fn containers_outlive_the_runtime() {
     let script = "echo before; while ! test -e /tmp/go; do sleep 0.05; done; echo after; exit 5";
     let runs = runtime.create(&sandbox, &pod, shell(script)).await.unwrap();
     let mut other = shell("while ! test -e /go/now; do sleep 0.02; done; exit 6");
-    other.mounts = vec![v1::Mount {
-        host_path: runtime.folder.path().join("go").display().to_string(),
-        container_path: "/go".into(),
-        ..Default::default()
-    }];
+    other.mounts = vec![volume(&runtime.folder.path().join("go"), "/go")];
     other.log_path = "d/0.log".into();
     let ends = runtime.create(&sandbox, &pod, other).await.unwrap();
     let mut third = command(&["true"]);
@@ -146,8 +142,7 @@ async fn containers_of_a_lost_shim_are_killed_and_told() {
     let mut runtime = Fixture::new().await;
     let pod = runtime.pod("shim");
     let sandbox = runtime.run_pod(&pod).await;
-    let id = runtime.create(&sandbox, &pod, command(&["sleep", "1000"])).await.unwrap();
-    runtime.start(&id).await.unwrap();
+    let id = runtime.started(&sandbox, &pod, command(&["sleep", "1000"])).await;
     let pause = pause_pid(&mut runtime, &sandbox).await;
     kill(parent(pause));
     let status = runtime.ended(&id).await;
@@ -155,8 +150,7 @@ async fn containers_of_a_lost_shim_are_killed_and_told() {
     not_ready(&mut runtime, &sandbox).await;
     // The same while the runtime is down.
     let second = runtime.run_pod(&runtime.pod("shim2")).await;
-    let other = runtime.create(&second, &runtime.pod("shim2"), command(&["sleep", "1000"])).await.unwrap();
-    runtime.start(&other).await.unwrap();
+    let other = runtime.started(&second, &runtime.pod("shim2"), command(&["sleep", "1000"])).await;
     let pause = pause_pid(&mut runtime, &second).await;
     runtime.stop_runtime().await;
     kill(parent(pause));
@@ -173,8 +167,7 @@ async fn a_command_whose_shim_is_lost_is_not_waited_for() {
     let mut runtime = Fixture::new().await;
     let pod = runtime.pod("lost");
     let sandbox = runtime.run_pod(&pod).await;
-    let id = runtime.create(&sandbox, &pod, command(&["sleep", "1000"])).await.unwrap();
-    runtime.start(&id).await.unwrap();
+    let id = runtime.started(&sandbox, &pod, command(&["sleep", "1000"])).await;
     let pause = pause_pid(&mut runtime, &sandbox).await;
     let mut client = runtime.client.clone();
     let cmd = ["sh", "-c", "touch /tmp/begun; sleep 1000"].map(str::to_owned).into();
@@ -200,8 +193,7 @@ async fn a_sandbox_without_pause_is_not_ready() {
     let sandbox = runtime.run_pod(&pod).await;
     let mut config = command(&["sleep", "1000"]);
     security(&mut config).namespace_options = Some(namespaces(v1::NamespaceMode::Pod));
-    let id = runtime.create(&sandbox, &pod, config).await.unwrap();
-    runtime.start(&id).await.unwrap();
+    let id = runtime.started(&sandbox, &pod, config).await;
     // With the Pod's PID namespace the pause process is the first one.
     let output = runtime.exec(&id, &["cat", "/proc/1/comm"], 5).await.unwrap();
     assert_eq!(output.stdout, b"pause\n");
@@ -228,23 +220,20 @@ async fn what_is_left_running_is_stopped_with_its_pod() {
     let sandbox = runtime.run_pod(&pod).await;
     let mut shared = shell("(sleep 1000 &) ; exec sleep 2000");
     security(&mut shared).namespace_options = Some(namespaces(v1::NamespaceMode::Pod));
-    let id = runtime.create(&sandbox, &pod, shared).await.unwrap();
-    runtime.start(&id).await.unwrap();
+    let id = runtime.started(&sandbox, &pod, shared).await;
     // Its first process ends; what it left behind in the shared namespace goes with it.
     runtime.stop(&id, 1).await;
     runtime.remove(&id).await;
     let mut trap = shell("trap 'echo asked; exit 9' TERM; echo ready; while true; do sleep 0.05; done");
     trap.log_path = "t/0.log".into();
-    let polite = runtime.create(&sandbox, &pod, trap).await.unwrap();
-    runtime.start(&polite).await.unwrap();
+    let polite = runtime.started(&sandbox, &pod, trap).await;
     let log = runtime.status(&polite).await.log_path;
     logged(&log, "ready").await;
     runtime.stop(&polite, 20).await;
     assert_eq!(runtime.status(&polite).await.exit_code, 9);
     let mut deaf = command(&["sleep", "1000"]);
     deaf.log_path = "u/0.log".into();
-    let deaf = runtime.create(&sandbox, &pod, deaf).await.unwrap();
-    runtime.start(&deaf).await.unwrap();
+    runtime.started(&sandbox, &pod, deaf).await;
     runtime.remove_pod(&sandbox).await;
     runtime.finish().await;
 }

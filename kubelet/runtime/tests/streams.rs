@@ -99,8 +99,7 @@ async fn commands_have_stdin_output_status_and_terminals() {
     let mut runtime = Fixture::new().await;
     let pod = runtime.pod("stream");
     let sandbox = runtime.run_pod(&pod).await;
-    let id = runtime.create(&sandbox, &pod, command(&["sleep", "1000"])).await.unwrap();
-    runtime.start(&id).await.unwrap();
+    let id = runtime.started(&sandbox, &pod, command(&["sleep", "1000"])).await;
 
     let url = exec_url(&mut runtime, &id, "cat; echo bad >&2; exit 4", false, true).await;
     let mut client = Client::open(&url, "v5.channel.k8s.io").await.unwrap();
@@ -148,8 +147,7 @@ async fn who_attaches_sees_output_and_writes_stdin() {
     let sandbox = runtime.run_pod(&pod).await;
     let mut config = shell("while read x; do echo read $x; test $x = end && exit 0; done; echo closed");
     (config.stdin, config.stdin_once) = (true, true);
-    let id = runtime.create(&sandbox, &pod, config).await.unwrap();
-    runtime.start(&id).await.unwrap();
+    let id = runtime.started(&sandbox, &pod, config).await;
     let request =
         v1::AttachRequest { container_id: id.clone(), stdin: true, stdout: true, stderr: true, tty: false };
     let url = runtime.client.attach(request).await.unwrap().into_inner().url;
@@ -208,8 +206,7 @@ async fn ports_are_forwarded_into_the_pod() {
     let pod = runtime.pod("ports");
     let sandbox = runtime.run_pod(&pod).await;
     let config = shell("exec httpd -f -p 127.0.0.1:7007 -h /etc");
-    let id = runtime.create(&sandbox, &pod, config).await.unwrap();
-    runtime.start(&id).await.unwrap();
+    let id = runtime.started(&sandbox, &pod, config).await;
     common::eventually("the server listens", async || {
         let listens =
             runtime.exec(&id, &["/bin/sh", "-c", "netstat -ltn | grep -q :7007"], 10).await.unwrap();

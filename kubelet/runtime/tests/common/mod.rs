@@ -6,7 +6,7 @@ use minik_component::{Shutdown, SystemChance, SystemClock};
 use minik_cri::v1::runtime_service_client::RuntimeServiceClient;
 use minik_cri::v1::{self, ContainerConfig, ContainerStatus, PodSandboxConfig};
 use minik_runtime::Config;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tonic::transport::Channel;
 pub type Runtimes = RuntimeServiceClient<Channel>;
 /// The image of every test: static busybox with all applets.
 pub const IMAGE: &str = "docker.io/library/busybox:1";
-const WITHIN: Duration = Duration::from_secs(20);
+const WITHIN: Duration = Duration::from_secs(60);
 
 /// Waits until `look` gives something; tells what it saw last when it never does.
 pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
@@ -56,7 +56,6 @@ pub struct Fixture {
     pub config: Config,
     shutdown: Shutdown,
     task: tokio::task::JoinHandle<()>,
-    before: Snapshot,
 }
 
 /// A runtime whose folders are all in one.
@@ -87,7 +86,6 @@ impl Fixture {
 
     /// One whose folders are below another, and whose configuration is changed.
     pub async fn below(base: &Path, change: impl FnOnce(&mut Config)) -> Fixture {
-        let before = Snapshot::take();
         let folder = tempfile::Builder::new().prefix("minik-runtime-").tempdir_in(base).unwrap();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let parent = format!("/minik-test-{}-{number}/pod", std::process::id());
@@ -95,7 +93,7 @@ impl Fixture {
         let mut config = config(folder.path(), range, shim());
         change(&mut config);
         let (client, shutdown, task) = start(&config).await;
-        let mut fixture = Fixture { folder, parent, client, config, shutdown, task, before };
+        let mut fixture = Fixture { folder, parent, client, config, shutdown, task };
         fixture.load().await;
         fixture
     }
@@ -175,6 +173,18 @@ impl Fixture {
         self.client.start_container(v1::StartContainerRequest { container_id: id.into() }).await.map(drop)
     }
 
+    /// Makes a container and starts it.
+    pub async fn started(
+        &mut self,
+        sandbox: &str,
+        pod: &PodSandboxConfig,
+        config: ContainerConfig,
+    ) -> String {
+        let id = self.create(sandbox, pod, config).await.unwrap();
+        self.start(&id).await.unwrap();
+        id
+    }
+
     pub async fn status(&mut self, id: &str) -> ContainerStatus {
         let request = v1::ContainerStatusRequest { container_id: id.into(), verbose: false };
         self.client.container_status(request).await.unwrap().into_inner().status.unwrap()
@@ -223,8 +233,7 @@ impl Fixture {
     pub async fn run_to_end(&mut self, name: &str, config: ContainerConfig) -> (ContainerStatus, String) {
         let pod = self.pod(name);
         let sandbox = self.run_pod(&pod).await;
-        let id = self.create(&sandbox, &pod, config).await.unwrap();
-        self.start(&id).await.unwrap();
+        let id = self.started(&sandbox, &pod, config).await;
         let status = self.ended(&id).await;
         let log = std::fs::read_to_string(&status.log_path).unwrap();
         self.remove(&id).await;
@@ -247,7 +256,12 @@ impl Fixture {
         }
         let shims: Vec<_> = std::fs::read_dir(self.config.state.join("shims")).unwrap().flatten().collect();
         assert!(shims.is_empty(), "{shims:?}");
-        self.before.compare(&top);
+        // Others' mounts come and go meanwhile.
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let left: Vec<_> =
+            mounts.lines().filter(|line| line.contains(self.folder.path().to_str().unwrap())).collect();
+        assert!(left.is_empty(), "mounts were left: {left:?}");
+        assert!(cgroup_folders(&top).is_empty(), "cgroups were left");
     }
 }
 
@@ -359,6 +373,20 @@ pub fn lines(log: &str) -> Vec<String> {
     log.lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect()
 }
 
+/// What a log says on stdout, without times.
+pub fn said(log: &str) -> Vec<String> {
+    lines(log).into_iter().map(|line| line.trim_start_matches("stdout F ").to_owned()).collect()
+}
+
+/// A folder or file of the host in a container.
+pub fn volume(host: &Path, container: &str) -> v1::Mount {
+    v1::Mount {
+        host_path: host.display().to_string(),
+        container_path: container.into(),
+        ..Default::default()
+    }
+}
+
 fn busybox_archive() -> Vec<u8> {
     let busybox = std::fs::read("/bin/busybox").expect("busybox-static is installed");
     let mut layer = tar::Builder::new(Vec::new());
@@ -454,25 +482,4 @@ pub fn remove_empty(folder: &Path) {
         }
     }
     std::fs::remove_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-}
-
-/// What must be as it was: mounts of this process's namespace, and our own processes.
-struct Snapshot {
-    mounts: BTreeSet<String>,
-}
-
-impl Snapshot {
-    fn take() -> Snapshot {
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        // Other tests' folders come and go meanwhile.
-        let own = |line: &&str| line.contains("minik-runtime-");
-        Snapshot { mounts: mounts.lines().filter(own).map(str::to_owned).collect() }
-    }
-
-    fn compare(&self, top: &str) {
-        let after = Snapshot::take();
-        let new: Vec<_> = after.mounts.difference(&self.mounts).collect();
-        assert!(new.is_empty(), "mounts were left: {new:?}");
-        assert!(cgroup_folders(top).is_empty(), "cgroups were left");
-    }
 }
