@@ -55,6 +55,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "layer", seeds: seeds::layers, run: node::layer },
     Target { name: "image", seeds: seeds::images, run: node::image },
     Target { name: "spdy", seeds: seeds::frames, run: node::spdy },
+    Target { name: "channel", seeds: seeds::channels, run: node::channel },
+    Target { name: "shim", seeds: seeds::calls, run: node::shim },
     Target { name: "netlink", seeds: seeds::answers, run: node::netlink },
     Target { name: "dns", seeds: seeds::questions, run: node::dns },
 ];

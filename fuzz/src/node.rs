@@ -189,6 +189,54 @@ pub(crate) fn spdy(input: &[u8]) {
     });
 }
 
+/// Messages, each with its length before it: what a client of a command sends on its channels.
+pub(crate) fn channel(mut input: &[u8]) {
+    let mut messages = Vec::new();
+    while let Some(length) = choose(&mut input, 1 << 16) {
+        let (message, rest) = input.split_at(length.min(input.len()));
+        messages.push(Bytes::copy_from_slice(message));
+        input = rest;
+    }
+    let open = messages.iter().take_while(|message| ***message != [255, 0]);
+    let typed: Vec<u8> = open.filter_map(|message| message.strip_prefix(&[0])).flatten().copied().collect();
+    let terminal =
+        rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY).unwrap();
+    assert_eq!(run(minik_runtime::fuzz::to_stdin(messages, terminal)), typed);
+}
+
+/// FORM BYTES: what a runtime sends to a shim, or a shim to a runtime; what is read is written and read again as the same.
+pub(crate) fn shim(mut input: &[u8]) {
+    use minik_shim::protocol::{Call, Message};
+    match choose(&mut input, 2) {
+        Some(0) => framed::<Call>(input),
+        Some(_) => framed::<Message>(input),
+        None => {}
+    }
+}
+
+fn framed<T: serde::Serialize + serde::de::DeserializeOwned>(input: &[u8]) {
+    use minik_shim::frame::{Inbox, encode};
+    use minik_shim::protocol::HEADER_BYTES;
+    use std::io::Write;
+    let (mut sender, receiver) = std::os::unix::net::UnixStream::pair().unwrap();
+    let mut inbox = Inbox::default();
+    for piece in input.chunks(1000) {
+        sender.write_all(piece).unwrap();
+        inbox.fill(&receiver).expect("it is there");
+        loop {
+            let message = match inbox.take::<T>() {
+                Ok(Some((message, _))) => serde_json::to_value(&message).expect("it can be written"),
+                Ok(None) => break,
+                Err(_) => return,
+            };
+            let bytes = encode(&message, 0).expect("it is no longer than it was");
+            let again: T =
+                serde_json::from_slice(&bytes[HEADER_BYTES..]).expect("what was written can be read");
+            assert_eq!(serde_json::to_value(&again).unwrap(), message);
+        }
+    }
+}
+
 /// Bytes: the kernel's answers.
 pub(crate) fn netlink(input: &[u8]) {
     minik_net::read_answers(input);

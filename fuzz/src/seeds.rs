@@ -327,6 +327,35 @@ pub(crate) fn frames() -> Vec<Vec<u8>> {
     vec![all.concat(), open]
 }
 
+pub(crate) fn channels() -> Vec<Vec<u8>> {
+    let messages: [&[u8]; 6] =
+        [b"\0typed\n", b"\x04{\"Width\":91,\"Height\":33}", b"\xff\0", b"\0late", b"\x01out", b""];
+    let one = |message: &[u8]| [&number(message.len()), message].concat();
+    let mut seeds: Vec<Vec<u8>> = messages.iter().map(|message| one(message)).collect();
+    seeds.push(seeds.concat());
+    seeds
+}
+
+pub(crate) fn calls() -> Vec<Vec<u8>> {
+    use minik_shim::frame::encode;
+    use minik_shim::protocol::{Answer, Call, ContainerSpec, ExecSpec, Message, Request, SandboxSpec};
+    let exec = ExecSpec { container: "c".into(), exec: "e".into(), args: vec!["sh".into()], terminal: true };
+    let requests = [
+        Request::CreateSandbox(Box::new(SandboxSpec::default())),
+        Request::Start(Box::new(ContainerSpec::default())),
+        Request::Exec(exec),
+        Request::Signal { container: "c".into(), signal: 15 },
+        Request::State,
+    ];
+    let calls = requests.into_iter().enumerate().map(|(id, request)| Call { id: id as u64, request });
+    let calls: Vec<Vec<u8>> = calls.map(|call| encode(&call, 0).unwrap()).collect();
+    let answer = encode(&Message::Answer { id: 1, result: Ok(Answer::Done) }, 0).unwrap();
+    let mut seeds: Vec<Vec<u8>> = calls.iter().map(|call| [number(0), call.clone()].concat()).collect();
+    seeds.push([number(0), calls.concat()].concat());
+    seeds.push([number(1), answer.repeat(2)].concat());
+    seeds
+}
+
 pub(crate) fn answers() -> Vec<Vec<u8>> {
     let attribute = |kind: u16, value: &[u8]| {
         let mut bytes = [&(value.len() as u16 + 4).to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();

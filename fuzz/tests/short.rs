@@ -59,5 +59,5 @@ macro_rules! targets {
 }
 
 targets! {
-    decode proto patch apply selector quantity request manifest jsonpath kubeconfig log layer image spdy netlink dns
+    decode proto patch apply selector quantity request manifest jsonpath kubeconfig log layer image spdy channel shim netlink dns
 }

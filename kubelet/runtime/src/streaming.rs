@@ -28,10 +28,15 @@ mod session;
 mod spdy;
 mod tunnel;
 
+#[doc(hidden)]
+pub use session::to_stdin;
+
 /// How long an address may wait to be used.
 const TOKEN_LIFE: Duration = Duration::from_secs(60);
 /// Addresses that wait at once; more are refused, so that nobody fills the memory with them.
 const MOST_TOKENS: usize = 1000;
+/// The largest message of a client, as upstream has it.
+const MOST_MESSAGE_BYTES: usize = 32 << 20;
 /// The subprotocols, the best first; the last two know no end of stdin.
 const PROTOCOLS: [&str; 4] =
     ["v5.channel.k8s.io", "v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io"];
@@ -162,7 +167,7 @@ async fn answer(
         return tunnel::upgrade(runtime, ports.pod_sandbox_id.clone(), &mut request);
     }
     let upgrade = match WebSocketUpgrade::from_request(request, &streams).await {
-        Ok(upgrade) => upgrade,
+        Ok(upgrade) => upgrade.max_message_size(MOST_MESSAGE_BYTES).max_frame_size(MOST_MESSAGE_BYTES),
         Err(_) => return refused(StatusCode::BAD_REQUEST, "only WebSocket is spoken here"),
     };
     if let Asked::PortForward(ports) = asked {

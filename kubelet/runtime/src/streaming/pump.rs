@@ -1,5 +1,6 @@
 //! Descriptors of processes that do not block, for tokio.
 
+use bytes::Bytes;
 use std::io;
 use std::os::fd::OwnedFd;
 use tokio::io::AsyncWriteExt;
@@ -7,7 +8,7 @@ use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::mpsc;
 
 /// Pieces of stdin that may wait for a program that does not read; then the client waits too.
-const STDIN_WAITING: usize = 16;
+const STDIN_WAITING: usize = 1;
 
 /// Output of a process: a pipe or a terminal.
 pub struct Output(Receiver);
@@ -47,10 +48,10 @@ impl Output {
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn stdin(fd: OwnedFd, tasks: &tokio_util::task::TaskTracker) -> io::Result<mpsc::Sender<Vec<u8>>> {
+pub fn stdin(fd: OwnedFd, tasks: &tokio_util::task::TaskTracker) -> io::Result<mpsc::Sender<Bytes>> {
     rustix::io::ioctl_fionbio(&fd, true)?;
     let mut pipe = Sender::from_owned_fd_unchecked(fd)?;
-    let (sender, mut receiver) = mpsc::channel::<Vec<u8>>(STDIN_WAITING);
+    let (sender, mut receiver) = mpsc::channel::<Bytes>(STDIN_WAITING);
     tasks.spawn(async move {
         while let Some(bytes) = receiver.recv().await {
             if pipe.write_all(&bytes).await.is_err() {

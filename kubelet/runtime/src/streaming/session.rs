@@ -5,6 +5,7 @@ use super::pump::{self, Output};
 use crate::runtime::{Runtime, RuntimeError};
 use crate::shims::Shim;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
+use bytes::Bytes;
 use minik_cri::v1;
 use minik_shim::protocol::{Exit, Request};
 use rustix::fs::{Mode, OFlags};
@@ -103,7 +104,7 @@ impl Status {
 
 /// The process's side of a stream.
 struct Ends {
-    stdin: Option<mpsc::Sender<Vec<u8>>>,
+    stdin: Option<mpsc::Sender<Bytes>>,
     stdout: Option<Output>,
     stderr: Option<Output>,
     terminal: Terminal,
@@ -225,7 +226,7 @@ async fn copy(socket: &mut WebSocket, mut ends: Ends) -> Option<Status> {
         return None;
     }
     // A piece of stdin that found no room yet: until it has, nothing more is taken from the client.
-    let mut held: Option<Vec<u8>> = None;
+    let mut held: Option<Bytes> = None;
     while ends.stdout.is_some() || ends.stderr.is_some() {
         // Cancel-safe: reads and receptions that were not taken are kept, and so is the held piece.
         tokio::select! {
@@ -253,15 +254,28 @@ async fn copy(socket: &mut WebSocket, mut ends: Ends) -> Option<Status> {
     }
 }
 
-async fn reserve(stdin: Option<mpsc::Sender<Vec<u8>>>) -> Option<mpsc::OwnedPermit<Vec<u8>>> {
+async fn reserve(stdin: Option<mpsc::Sender<Bytes>>) -> Option<mpsc::OwnedPermit<Bytes>> {
     stdin?.reserve_owned().await.ok()
 }
 
+/// What of a client's messages goes to the stdin of a program with this terminal, for the fuzz targets.
+#[doc(hidden)]
+pub async fn to_stdin(messages: Vec<Bytes>, terminal: OwnedFd) -> Vec<u8> {
+    let (stdin, _kept) = mpsc::channel(1);
+    let terminal = Terminal::Own(terminal);
+    let mut ends = Ends { stdin: Some(stdin), stdout: None, stderr: None, terminal, exit: None };
+    let mut all = Vec::new();
+    for message in messages {
+        all.extend(take(&mut ends, &message).await.unwrap_or_default());
+    }
+    all
+}
+
 /// Takes a message of the client. Gives what is to go to stdin.
-async fn take(ends: &mut Ends, message: &[u8]) -> Option<Vec<u8>> {
+async fn take(ends: &mut Ends, message: &Bytes) -> Option<Bytes> {
     let (channel, bytes) = message.split_first()?;
     match *channel {
-        STDIN if ends.stdin.is_some() && !bytes.is_empty() => return Some(bytes.to_vec()),
+        STDIN if ends.stdin.is_some() && !bytes.is_empty() => return Some(message.slice(1..)),
         CLOSE if bytes == [STDIN] => ends.stdin = None,
         RESIZE => {
             if let Ok(size) = serde_json::from_slice::<Size>(bytes) {
