@@ -153,14 +153,15 @@ impl Api {
     }
 }
 
-/// Waits for something to be so; what is not so in ten seconds never will be.
+/// Waits for something to be so; what is not so in a minute never will be.
 pub async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
     loop {
         if let Some(value) = probe().await {
             return value;
         }
-        assert!(tokio::time::Instant::now() < deadline, "{what}: not within ten seconds");
-        tokio::task::yield_now().await;
+        assert!(tokio::time::Instant::now() < deadline, "{what}: not within a minute");
+        // bounded: by the deadline above.
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }

@@ -55,10 +55,14 @@ fn answer(bytes: &[u8], over_udp: bool, asked: &AtomicUsize) -> Option<Vec<u8>> 
 
 impl Other {
     async fn start() -> Other {
-        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let port = udp.local_addr().unwrap().port();
-        let tcp = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
-        Other::on(udp, tcp)
+        for _ in 0..20 {
+            let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            // A port that is free for one may be taken for the other.
+            if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
+                return Other::on(udp, tcp);
+            }
+        }
+        panic!("no port is free for both");
     }
 
     fn on(udp: UdpSocket, tcp: TcpListener) -> Other {
@@ -177,13 +181,11 @@ async fn external_names_are_followed() {
 #[tokio::test]
 async fn a_server_that_is_asked_by_itself_answers_that_it_fails() {
     let folder = tempfile::tempdir().unwrap();
-    let probe = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let port = probe.local_addr().unwrap().port();
-    drop(probe);
-    let file = resolv_conf(folder.path(), "nameserver 127.0.0.1\n");
+    let bind = minik_testkit::own_address();
+    let file = resolv_conf(folder.path(), &format!("nameserver {}\n", bind.ip()));
     let (shutdown, api) = (minik_component::Shutdown::new(), Api::default());
-    let bind = ([127, 0, 0, 1], port).into();
-    let config = minik_dns::Config { bind, resolv_conf: file, upstream_port: port, ..Default::default() };
+    let config =
+        minik_dns::Config { bind, resolv_conf: file, upstream_port: bind.port(), ..Default::default() };
     let task = tokio::spawn(minik_dns::run(config, api.client(), shutdown.clone()));
     until("the server's slice", async || api.writes().first().cloned()).await;
     assert_eq!(ask(bind, "www.example.com. A").await, ["Server Failure"]);

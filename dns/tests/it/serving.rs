@@ -134,9 +134,7 @@ async fn the_slice_is_kept_right_and_taken_away() {
 #[tokio::test]
 async fn before_the_api_speaks_nothing_is_said_not_to_exist() {
     let api = Api::silent();
-    let probe = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let bind = probe.local_addr().unwrap();
-    drop(probe);
+    let bind = minik_testkit::own_address();
     let (shutdown, config) =
         (Shutdown::new(), Config { bind, resolv_conf: "/nonexistent".into(), ..Config::default() });
     let task = tokio::spawn(minik_dns::run(config, api.client(), shutdown.clone()));

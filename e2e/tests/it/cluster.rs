@@ -35,7 +35,7 @@ fn a_killed_supervisor_is_replaced_and_its_processes_run_on() -> Result<()> {
     let (supervisor, apiserver) = (pid("supervise")?, pid("apiserver")?);
     std::process::Command::new("kill").args(["-9", &supervisor.to_string()]).status()?;
     // Its lock and socket go with it.
-    minik_e2e::harness::eventually(std::time::Duration::from_secs(5), || {
+    minik_e2e::harness::eventually(std::time::Duration::from_secs(60), || {
         match std::fs::read_link(format!("/proc/{supervisor}/exe")) {
             Ok(_) => Err("it is still there".to_owned()),
             Err(_) => Ok(()),
@@ -101,7 +101,7 @@ fn anyone_may_run_a_control_plane() -> Result<()> {
     Ok(())
 }
 
-/// A real etcd on free loopback ports; it ends with its value.
+/// A real etcd on loopback addresses of its own; it ends with its value.
 struct Etcd {
     child: std::process::Child,
     url: String,
@@ -112,9 +112,8 @@ impl Etcd {
     fn start() -> Result<Etcd> {
         use anyhow::Context;
         let data = tempfile::tempdir()?;
-        let free = || -> Result<u16> { Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port()) };
-        let (client, peer) = (free()?, free()?);
-        let (url, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+        let (client, peer) = (minik_testkit::own_address(), minik_testkit::own_address());
+        let (url, peer) = (format!("http://{client}"), format!("http://{peer}"));
         let child = std::process::Command::new("etcd")
             .args(["--data-dir", &data.path().display().to_string(), "--log-level", "error"])
             .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
@@ -123,8 +122,8 @@ impl Etcd {
             .spawn()
             .context("install etcd-server first: scripts/test does it")?;
         let etcd = Etcd { child, url, _data: data };
-        minik_e2e::harness::eventually(std::time::Duration::from_secs(20), || {
-            std::net::TcpStream::connect(("127.0.0.1", client)).map(drop).map_err(|error| error.to_string())
+        minik_e2e::harness::eventually(std::time::Duration::from_secs(60), || {
+            std::net::TcpStream::connect(client).map(drop).map_err(|error| error.to_string())
         })?;
         Ok(etcd)
     }

@@ -14,7 +14,7 @@ use minik_net::{Cidr, NetNs, Netlink, Request, Route, Veth, sysctl};
 use serde_json::{Value as Json, json};
 
 /// Long enough for an answer on a busy machine.
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(30);
 /// Long enough to see that nothing comes: packets on a veth take microseconds.
 const SILENCE: Duration = Duration::from_millis(400);
 
@@ -292,7 +292,7 @@ pub fn dropped(ns: &NetNs, address: &str, port: u16) -> bool {
 
 /// Everything that enough connections see.
 pub fn all_tcp(ns: &NetNs, address: &str, port: u16) -> BTreeSet<Seen> {
-    (0..24).map(|_| tcp(ns, address, port)).collect()
+    (0..48).map(|_| tcp(ns, address, port)).collect()
 }
 
 pub fn udp_socket(ns: &NetNs) -> UdpSocket {
