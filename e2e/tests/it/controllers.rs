@@ -4,7 +4,7 @@ use anyhow::Result;
 use minik_e2e::harness::{TestCluster, eventually};
 use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(15);
+const SOON: Duration = Duration::from_secs(120);
 
 /// Waits until kubectl succeeds with an output that is as wanted.
 fn until(cluster: &TestCluster, words: &str, wanted: impl Fn(&str) -> bool) -> Result<String> {

@@ -7,7 +7,7 @@ use minik_e2e::images::BUSYBOX;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(120);
 
 fn pod(name: &str, port: u16) -> String {
     format!(
@@ -27,7 +27,7 @@ fn connects(address: SocketAddr) -> Result<(), String> {
 fn a_host_port_leads_to_the_pod_and_belongs_to_one() -> Result<()> {
     let cluster = TestCluster::with_node()?;
     cluster.kubectl_ok("apply -f -", &pod("web", 8080))?;
-    cluster.kubectl_ok("wait --for=condition=Ready pod/web --timeout=20s", "")?;
+    cluster.kubectl_ok("wait --for=condition=Ready pod/web --timeout=120s", "")?;
     let node = cluster.kubectl_ok("get pod web -o jsonpath={.status.hostIP}", "")?;
     let address: SocketAddr = format!("{node}:8080").parse()?;
     eventually(SOON, || connects(address))?;
@@ -39,7 +39,7 @@ fn a_host_port_leads_to_the_pod_and_belongs_to_one() -> Result<()> {
         if message.contains("didn't have free ports") { Ok(()) } else { Err(message) }
     })?;
     cluster.kubectl_ok("delete pod web", "")?;
-    cluster.kubectl_ok("wait --for=condition=Ready pod/second --timeout=20s", "")?;
+    cluster.kubectl_ok("wait --for=condition=Ready pod/second --timeout=120s", "")?;
     eventually(SOON, || connects(address))?;
     cluster.kubectl_ok("delete pod second", "")?;
     ensure!(connects(address).is_err(), "the port still leads somewhere");

@@ -9,7 +9,7 @@ use serde_json::json;
 use std::process::Command;
 use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(120);
 
 fn pod(name: &str, image: &str, policy: &str, more: &str) -> String {
     format!(
@@ -51,7 +51,7 @@ fn images_are_pulled_from_a_registry_of_the_host() -> Result<()> {
         &pod("digest", &format!("{host}/tools/busybox@{digest}"), "IfNotPresent", ""),
     )?;
     for name in ["tagged", "digest"] {
-        cluster.kubectl_ok(&format!("wait --for=condition=Ready pod/{name} --timeout=30s"), "")?;
+        cluster.kubectl_ok(&format!("wait --for=condition=Ready pod/{name} --timeout=120s"), "")?;
         let id = of(&cluster, name, ".status.containerStatuses[0].imageID")?;
         assert_eq!(id, format!("{host}/tools/busybox@{digest}"));
     }
@@ -76,7 +76,7 @@ fn images_are_pulled_from_a_registry_of_the_host() -> Result<()> {
     ensure!(message.starts_with(&format!("Back-off pulling image \"{host}/absent:1\"")), "{message}");
     // Pushed at last, it is found by the next attempt.
     registry.push("absent", "1", &busybox)?;
-    cluster.kubectl_ok("wait --for=condition=Ready pod/absent --timeout=60s", "")?;
+    cluster.kubectl_ok("wait --for=condition=Ready pod/absent --timeout=120s", "")?;
     cluster.kubectl_ok("apply -f -", &pod("never", &format!("{host}/other:1"), "Never", ""))?;
     waits_for(&cluster, "never", &["ErrImageNeverPull"])?;
     cluster.finish()?;
@@ -101,7 +101,7 @@ fn pull_secrets_open_a_closed_registry() -> Result<()> {
     );
     cluster.kubectl_ok(&secret, "")?;
     cluster.kubectl_ok("apply -f -", &pod("with", &name, "Always", "  imagePullSecrets: [{name: key}]\n"))?;
-    cluster.kubectl_ok("wait --for=condition=Ready pod/with --timeout=30s", "")?;
+    cluster.kubectl_ok("wait --for=condition=Ready pod/with --timeout=120s", "")?;
     cluster.finish()?;
     drop(registry);
     Ok(())
@@ -139,7 +139,7 @@ fn what_is_wrong_with_an_image_stands_in_the_status() -> Result<()> {
     // Only the user of an image counts, as stock has it: the group is the user's own.
     let ids = "uid=33(web) gid=33(web) groups=8(mail)";
     for name in ["numbered", "byname"] {
-        cluster.kubectl_ok(&format!("wait --for=condition=Ready pod/{name} --timeout=30s"), "")?;
+        cluster.kubectl_ok(&format!("wait --for=condition=Ready pod/{name} --timeout=120s"), "")?;
         let said = cluster.kubectl_ok(&format!("exec {name} -- id"), "")?;
         ensure!(said.starts_with(ids), "{name}: {said}");
     }
@@ -160,7 +160,7 @@ fn the_examples_do_what_they_say() -> Result<()> {
     let applied = cluster.minikctl(&["apply", "-f", &folder.display().to_string()])?;
     ensure!(applied.code == 0, "{applied:?}");
     for pod in ["demo", "configured", "probed", "bounded"] {
-        cluster.kubectl_ok(&format!("wait --for=condition=Ready pod/{pod} --timeout=30s"), "")?;
+        cluster.kubectl_ok(&format!("wait --for=condition=Ready pod/{pod} --timeout=120s"), "")?;
     }
     let ask = |pod: &str, path: &str| -> Result<String> {
         let address = of(&cluster, pod, ".status.podIP")?;
@@ -187,7 +187,7 @@ fn the_examples_do_what_they_say() -> Result<()> {
         Ok(count) if count == "1" => Ok(()),
         other => Err(format!("restarts of probed: {other:?}")),
     })?;
-    cluster.kubectl_ok("wait --for=jsonpath={.status.phase}=Succeeded pod/in-order --timeout=30s", "")?;
+    cluster.kubectl_ok("wait --for=jsonpath={.status.phase}=Succeeded pod/in-order --timeout=120s", "")?;
     assert_eq!(cluster.kubectl_ok("logs in-order -c prepare", "")?, "prepared\n");
     cluster.finish()
 }

@@ -175,7 +175,7 @@ fn workloads_are_rolled_out_as_kubectl_does_it() -> Result<()> {
     let said = |words: &str| minikctl(&cluster, words, "");
     let make = format!("create deployment web --image={BUSYBOX} --replicas=2 --port=8080 -- sleep 1000");
     assert_eq!(said(&make)?, "deployment.apps/web created\n");
-    let rolled = said("rollout status deployment/web --timeout=60s")?;
+    let rolled = said("rollout status deployment/web --timeout=120s")?;
     ensure!(rolled.ends_with("deployment \"web\" successfully rolled out\n"), "{rolled}");
     assert_eq!(
         said("expose deployment web --port=80 --target-port=8080 --type=NodePort")?,
@@ -209,7 +209,7 @@ fn workloads_are_rolled_out_as_kubectl_does_it() -> Result<()> {
     let why = said("why deployment/web")?;
     ensure!(why.contains("registry.invalid/absent:1"), "{why}");
     assert_eq!(said("rollout undo deployment/web")?, "deployment.apps/web rolled back\n");
-    said("rollout status deployment/web --timeout=60s")?;
+    said("rollout status deployment/web --timeout=120s")?;
     for (words, theirs) in [
         ("rollout pause deployment/web", "deployment.apps/web paused\n"),
         ("rollout resume deployment/web", "deployment.apps/web resumed\n"),
@@ -221,10 +221,10 @@ fn workloads_are_rolled_out_as_kubectl_does_it() -> Result<()> {
     ] {
         assert_eq!(said(words)?, theirs);
     }
-    said("rollout status deployment/web --timeout=60s")?;
+    said("rollout status deployment/web --timeout=120s")?;
     alike(&cluster, &["rollout history deployment/web"])?;
     let node = said("get nodes -o jsonpath={.items[0].metadata.name}")?;
-    let drained = said(&format!("drain {node} --grace-period=1 --timeout=30s"))?;
+    let drained = said(&format!("drain {node} --grace-period=1 --timeout=120s"))?;
     ensure!(
         drained.contains("evicted\n") && drained.ends_with(&format!("node/{node} drained\n")),
         "{drained}"
@@ -233,6 +233,6 @@ fn workloads_are_rolled_out_as_kubectl_does_it() -> Result<()> {
     let why = said("why deployment/web")?;
     ensure!(why.contains("cordoned") && why.contains(&format!("minikctl uncordon {node}")), "{why}");
     assert_eq!(said(&format!("uncordon {node}"))?, format!("node/{node} uncordoned\n"));
-    said("rollout status deployment/web --timeout=60s")?;
+    said("rollout status deployment/web --timeout=120s")?;
     cluster.finish()
 }

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 /// How long something may take that a test waits for.
-pub const SOON: Duration = Duration::from_secs(30);
+pub const SOON: Duration = Duration::from_secs(120);
 
 /// A web server of so many replicas, spread over the nodes, behind a Service.
 pub fn web(replicas: u8) -> String {
@@ -103,7 +103,7 @@ fn nodes_come_and_go_while_pods_run() -> Result<()> {
     let taken = cluster.minikctl(&["node", "add", &third])?;
     ensure!(taken.code == 1 && taken.err.contains("has a node"), "{taken:?}");
     cluster.load()?;
-    let drained = cluster.minikctl(&["drain", &second, "--timeout=60s"])?;
+    let drained = cluster.minikctl(&["drain", &second, "--timeout=120s"])?;
     ensure!(drained.code == 0, "{drained:?}");
     on_nodes(&cluster, 4, &[&first, &third])?;
     let removed = cluster.minikctl(&["node", "remove", &second])?;

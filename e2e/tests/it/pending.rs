@@ -14,7 +14,7 @@ use std::process::Command;
 use std::time::Duration;
 
 /// How long a cause may take to show, or a Pod to run.
-const SOON: Duration = Duration::from_secs(40);
+const SOON: Duration = Duration::from_secs(120);
 /// How long a node may be silent until it counts as not ready, and some more.
 const STANDS_STILL: Duration = Duration::from_secs(90);
 const DEMO: &str = "minik.local/demo:1";
@@ -117,7 +117,7 @@ fn check(cluster: &TestCluster, case: &Case) -> Result<()> {
         shell(cluster, "minikctl apply", Some(&text))?;
     }
     if gone {
-        return shell(cluster, &format!("minikctl wait --for=delete {pod} --timeout=40s"), None);
+        return shell(cluster, &format!("minikctl wait --for=delete {pod} --timeout=120s"), None);
     }
     eventually(SOON, || {
         let after = cluster.minikctl(&["why", &pod]).map_err(|error| format!("{error:#}"))?;
@@ -181,7 +181,7 @@ fn stops(cluster: &TestCluster, process: &str, cause: &str) -> Result<()> {
     });
     ensure!(Command::new("kill").args(["-CONT", pid]).status()?.success());
     found?;
-    shell(cluster, "minikctl wait --for=condition=Ready pod/waits --timeout=40s", None)?;
+    shell(cluster, "minikctl wait --for=condition=Ready pod/waits --timeout=120s", None)?;
     shell(cluster, "minikctl delete pod/waits --now", None)
 }
 

@@ -6,7 +6,7 @@ use minik_e2e::images::BUSYBOX;
 use std::time::Duration;
 
 /// How long a Pod may take to do what it is waited for.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(120);
 
 /// A Pod of one container that runs a shell script.
 fn pod(name: &str, script: &str) -> String {
@@ -30,7 +30,7 @@ fn a_pod_runs_from_a_file_by_minikctl() -> Result<()> {
     let path = file.display().to_string();
     let applied = cluster.minikctl(&["apply", "-f", &path])?;
     ensure!(applied.code == 0 && applied.out.contains("pod/web created"), "{applied:?}");
-    let waited = cluster.minikctl(&["wait", "--for=condition=Ready", "pod/web", "--timeout=20s"])?;
+    let waited = cluster.minikctl(&["wait", "--for=condition=Ready", "pod/web", "--timeout=120s"])?;
     ensure!(waited.code == 0, "{waited:?}");
     let again = cluster.minikctl(&["apply", "-f", &path])?;
     ensure!(again.out.contains("pod/web unchanged"), "{again:?}");
@@ -59,7 +59,7 @@ fn a_pod_has_namespaces_cgroups_and_an_address_of_its_own() -> Result<()> {
     let cluster = TestCluster::with_node()?;
     let script = "hostname; readlink /proc/self/ns/net; exec httpd -f -p 8080 -h /etc";
     cluster.kubectl_ok("apply -f -", &pod("own", script))?;
-    cluster.kubectl_ok("wait --for=condition=Ready pod/own --timeout=20s", "")?;
+    cluster.kubectl_ok("wait --for=condition=Ready pod/own --timeout=120s", "")?;
     let address = of(&cluster, "own", ".status.podIP")?;
     ensure!(address.starts_with("10.") || address.starts_with("172."), "{address:?}");
     // The host reaches the Pod by the route to its node.
@@ -79,7 +79,7 @@ fn kubectl_runs_logs_waits_describes_and_deletes() -> Result<()> {
     let run = format!("run job --image={BUSYBOX} --restart=Never --command -- sh -c pwd");
     let said = cluster.kubectl_ok(&run, "")?;
     ensure!(said.contains("pod/job created"), "{said}");
-    cluster.kubectl_ok("wait --for=jsonpath={.status.phase}=Succeeded pod/job --timeout=20s", "")?;
+    cluster.kubectl_ok("wait --for=jsonpath={.status.phase}=Succeeded pod/job --timeout=120s", "")?;
     assert_eq!(cluster.kubectl_ok("logs job", "")?, "/\n");
     let described = cluster.kubectl_ok("describe pod job", "")?;
     for text in ["Status:           Succeeded", "Exit Code:    0", "Reason:       Completed"] {
@@ -88,7 +88,7 @@ fn kubectl_runs_logs_waits_describes_and_deletes() -> Result<()> {
     let node = cluster.kubectl_ok("describe nodes", "")?;
     ensure!(node.contains("KubeletReady") && node.contains("Capacity:"), "{node}");
     cluster.kubectl_ok("delete pod job", "")?;
-    cluster.kubectl_ok("wait --for=delete pod/job --timeout=20s", "")?;
+    cluster.kubectl_ok("wait --for=delete pod/job --timeout=120s", "")?;
     cluster.finish()
 }
 
@@ -133,7 +133,7 @@ fn what_is_wrong_with_a_pod_stands_in_its_status() -> Result<()> {
 fn pods_outlive_a_killed_kubelet_and_runtime() -> Result<()> {
     let cluster = TestCluster::with_node()?;
     cluster.kubectl_ok("apply -f -", &pod("stays", "exec sleep 1000"))?;
-    cluster.kubectl_ok("wait --for=condition=Ready pod/stays --timeout=20s", "")?;
+    cluster.kubectl_ok("wait --for=condition=Ready pod/stays --timeout=120s", "")?;
     let container = of(&cluster, "stays", ".status.containerStatuses[0].containerID")?;
     let node = format!("{}-0", cluster.name);
     for unit in ["kubelet", "runtime"] {
@@ -151,7 +151,7 @@ fn pods_outlive_a_killed_kubelet_and_runtime() -> Result<()> {
     }
     // A new Pod shows that both work again; the old one is the same container.
     cluster.kubectl_ok("apply -f -", &pod("after", "exec sleep 1000"))?;
-    cluster.kubectl_ok("wait --for=condition=Ready pod/after --timeout=20s", "")?;
+    cluster.kubectl_ok("wait --for=condition=Ready pod/after --timeout=120s", "")?;
     assert_eq!(of(&cluster, "stays", ".status.containerStatuses[0].containerID")?, container);
     assert_eq!(of(&cluster, "stays", ".status.containerStatuses[0].restartCount")?, "0");
     cluster.finish()
@@ -161,7 +161,7 @@ fn pods_outlive_a_killed_kubelet_and_runtime() -> Result<()> {
 fn pods_are_back_after_down_and_up() -> Result<()> {
     let cluster = TestCluster::with_node()?;
     cluster.kubectl_ok("apply -f -", &pod("back", "exec sleep 1000"))?;
-    cluster.kubectl_ok("wait --for=condition=Ready pod/back --timeout=20s", "")?;
+    cluster.kubectl_ok("wait --for=condition=Ready pod/back --timeout=120s", "")?;
     let container = of(&cluster, "back", ".status.containerStatuses[0].containerID")?;
     ensure!(cluster.minikctl(&["cluster", "down"])?.code == 0);
     let up = cluster.minikctl(&["cluster", "up"])?;
@@ -186,6 +186,6 @@ fn two_clusters_live_side_by_side() -> Result<()> {
     cluster.kubectl_ok("apply -f -", &pod("here", "exec sleep 1000"))?;
     let deleted = cluster.minikctl(&["--kubeconfig", &file, "cluster", "delete", "--name", &other])?;
     ensure!(deleted.code == 0, "{deleted:?}");
-    cluster.kubectl_ok("wait --for=condition=Ready pod/here --timeout=20s", "")?;
+    cluster.kubectl_ok("wait --for=condition=Ready pod/here --timeout=120s", "")?;
     cluster.finish()
 }

@@ -24,6 +24,10 @@ const WRITE_EVERY: Duration = Duration::from_millis(4);
 const CALL_WITHIN: Duration = Duration::from_secs(5);
 /// Between two tries.
 const RETRY_EVERY: Duration = Duration::from_millis(20);
+/// How often the first list is tried.
+const LIST_TRIES: usize = 10;
+/// How long a Service may take to answer: it has to answer, not to be fast.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 /// Every so manieth write is a deletion.
 const DELETE_EVERY: usize = 3;
 /// The last write; whoever has seen it has seen all.
@@ -94,7 +98,7 @@ impl History {
         let make = client.clone();
         let watcher = threaded(async move || watch(Api::default_namespaced(make()?), listed).await);
         // What is written from here on is told by the watch. A watcher that has failed already says so in the end.
-        let _ = listing.recv_timeout(CALL_WITHIN);
+        let _ = listing.recv();
         let (ended, make) = (stop.clone(), client.clone());
         let writer = threaded(async move || write(Api::default_namespaced(make()?), &ended).await);
         History { stop, writer, watcher, client }
@@ -230,13 +234,21 @@ fn is_ours(name: &str) -> bool {
     name == LAST || name.starts_with('w')
 }
 
+/// Lists and watches; drops `listed` once it has begun.
 async fn watch(api: Api<ConfigMap>, listed: std::sync::mpsc::Sender<()>) -> Result<Watched> {
     let mut watched = Watched::default();
-    let (state, mut from) = list(&api).await?;
-    // Nobody waits any more when it took too long.
-    let _ = listed.send(());
-    watched.state = state;
     let mut pace = tokio::time::interval(RETRY_EVERY);
+    let mut first = list(&api).await;
+    for _ in 0..LIST_TRIES {
+        if first.is_ok() {
+            break;
+        }
+        pace.tick().await;
+        first = list(&api).await;
+    }
+    let (state, mut from) = first?;
+    drop(listed);
+    watched.state = state;
     for _ in 0..10_000 {
         pace.tick().await;
         let Ok(stream) = api.watch(&WatchParams::default(), &from).await else { continue };
@@ -340,8 +352,8 @@ impl Asker {
 }
 
 fn ask(address: SocketAddr) -> Result<()> {
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2)).context("connecting")?;
-    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let mut stream = TcpStream::connect_timeout(&address, ANSWER_WITHIN).context("connecting")?;
+    stream.set_read_timeout(Some(ANSWER_WITHIN))?;
     stream.write_all(b"GET /name HTTP/1.0\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).context("reading")?;

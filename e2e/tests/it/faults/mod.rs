@@ -11,8 +11,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::path::Path;
 use std::time::Duration;
 
-/// How long something may take that a test waits for.
-const SOON: Duration = Duration::from_secs(40);
+/// How long something may take that a test waits for; a busy machine is no failure.
+const SOON: Duration = Duration::from_secs(120);
 
 /// Kills a process of this cluster. One that has gone by itself is as good.
 fn kill(pid: i32) {

@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::Duration;
 use watched::Watched;
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(120);
 
 /// An app that listens a second after it starts, and that is asked for a while longer once it is to end.
 fn app(name: &str, strategy: &str) -> String {
@@ -153,7 +153,7 @@ fn revisions_come_and_go(cluster: &TestCluster) -> Result<()> {
 }
 
 fn kubectl_does_the_same(cluster: &TestCluster) -> Result<()> {
-    let status = "rollout status deployment/web --timeout=60s";
+    let status = "rollout status deployment/web --timeout=120s";
     cluster.kubectl_ok("set image deployment/web c=minik.local/demo:3", "")?;
     cluster.kubectl_ok(status, "")?;
     cluster.kubectl_ok("rollout undo deployment/web", "")?;

@@ -51,7 +51,7 @@ impl World {
         let Ok(nodes) = <[_; 2]>::try_from(nodes) else { bail!("not two nodes") };
         let text = include_str!("world.yaml").replace("FIRST", &nodes[0].0).replace("SECOND", &nodes[1].0);
         cluster.kubectl_ok("apply -f -", &text.replace("IMAGE", BUSYBOX))?;
-        cluster.kubectl_ok("wait --for=condition=Ready pod/near pod/far pod/plain --timeout=30s", "")?;
+        cluster.kubectl_ok("wait --for=condition=Ready pod/near pod/far pod/plain --timeout=120s", "")?;
         Ok(World { cluster, nodes, runtime })
     }
 

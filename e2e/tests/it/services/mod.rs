@@ -16,7 +16,7 @@ use serde_json::Value;
 use std::net::IpAddr;
 use std::time::Duration;
 
-pub const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(120);
 
 /// A Pod that serves.
 #[derive(Debug, Clone)]
@@ -56,8 +56,8 @@ impl World {
             "apply -f -",
             &include_str!("world.yaml").replace("FIRST", first).replace("SECOND", second),
         )?;
-        cluster.kubectl_ok("wait --for=condition=Available deployment/web --timeout=30s", "")?;
-        cluster.kubectl_ok("wait --for=condition=Ready pod/solo pod/heir --timeout=30s", "")?;
+        cluster.kubectl_ok("wait --for=condition=Available deployment/web --timeout=120s", "")?;
+        cluster.kubectl_ok("wait --for=condition=Ready pod/solo pod/heir --timeout=120s", "")?;
         let web = servers(&cluster, "app=web")?;
         let solo = servers(&cluster, "app=solo")?.pop().context("no solo")?;
         let services = items(&cluster, "services -A")?;
