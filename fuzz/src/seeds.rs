@@ -338,11 +338,11 @@ pub(crate) fn channels() -> Vec<Vec<u8>> {
 
 pub(crate) fn calls() -> Vec<Vec<u8>> {
     use minik_shim::frame::encode;
-    use minik_shim::protocol::{Answer, Call, ContainerSpec, ExecSpec, Message, Request, SandboxSpec};
+    use minik_shim::protocol::{Answer, Call, ExecSpec, Message, Request};
     let exec = ExecSpec { container: "c".into(), exec: "e".into(), args: vec!["sh".into()], terminal: true };
     let requests = [
-        Request::CreateSandbox(Box::new(SandboxSpec::default())),
-        Request::Start(Box::new(ContainerSpec::default())),
+        Request::CreateSandbox(Box::default()),
+        Request::Start(Box::default()),
         Request::Exec(exec),
         Request::Signal { container: "c".into(), signal: 15 },
         Request::State,

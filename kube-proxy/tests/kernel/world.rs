@@ -15,6 +15,8 @@ use serde_json::{Value as Json, json};
 
 /// Long enough for an answer on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
+/// The same for a datagram: one that was lost is sent again by who waits for something.
+const DATAGRAM: Duration = Duration::from_secs(5);
 /// Long enough to see that nothing comes: packets on a veth take microseconds.
 const SILENCE: Duration = Duration::from_millis(400);
 
@@ -297,7 +299,7 @@ pub fn all_tcp(ns: &NetNs, address: &str, port: u16) -> BTreeSet<Seen> {
 
 pub fn udp_socket(ns: &NetNs) -> UdpSocket {
     let socket = ns.run(|| UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
-    socket.set_read_timeout(Some(SOON)).unwrap();
+    socket.set_read_timeout(Some(DATAGRAM)).unwrap();
     socket
 }
 
