@@ -57,13 +57,14 @@ enum Victim {
 
 /// The runtime's process, and what its Pods are made of.
 struct Alone {
+    // Dropped first: the folder cannot go while a namespace is pinned in it.
+    guard: Guard,
     fixture: Fixture,
     process: Child,
     netns: PathBuf,
     faults: PathBuf,
     client: common::Runtimes,
     starts: u32,
-    guard: Guard,
 }
 
 /// Leaves neither processes nor the namespace behind, however the test ends.
