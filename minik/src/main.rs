@@ -1,5 +1,8 @@
 //! The multi-call binary: dispatch only.
 
+// For its symbols.
+extern crate minik_mem as _;
+
 use clap::{Parser, Subcommand};
 use minik_client::Kubeconfig;
 use minik_component::{Shutdown, SystemChance, TelemetryFlags};
