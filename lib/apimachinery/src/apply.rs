@@ -26,7 +26,7 @@ use crate::facts::TypeId;
 use crate::{decode, defaults, time};
 use jiff::Timestamp;
 use managed::{Managed, Manager, Operation};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use updater::{Conflicts, Updater, Versioned};
 
 /// Turns objects into other served versions of their kind.
@@ -120,8 +120,10 @@ impl Writer<'_> {
         remove_entries(new);
         let tracked = live.is_none() || !managed.0.is_empty();
         if tracked {
-            let old = self.without_entries(live);
-            self.note(&mut managed, &old, new, self.manager);
+            let empty = live.is_none().then(|| self.empty());
+            if let Some(old) = live.or(empty.as_ref()) {
+                self.note(&mut managed, old, new, self.manager);
+            }
         }
         managed.write(new);
     }
@@ -188,11 +190,13 @@ impl Writer<'_> {
         }
     }
 
+    fn empty(&self) -> Value {
+        decode::zero(crate::facts::Kind::Struct(self.ty))
+    }
+
     fn without_entries(&self, live: Option<&Value>) -> Value {
-        let mut old = match live {
-            Some(live) => live.clone(),
-            None => decode::zero(crate::facts::Kind::Struct(self.ty)),
-        };
+        let Some(live) = live else { return self.empty() };
+        let mut old = live.clone();
         remove_entries(&mut old);
         old
     }
@@ -224,8 +228,7 @@ impl Writer<'_> {
         force: bool,
     ) -> Result<(Value, Managed), Refusal> {
         if managed.0.is_empty() {
-            let empty = decode::zero(crate::facts::Kind::Struct(self.ty));
-            self.note(&mut managed, &empty, old, "before-first-apply");
+            self.note(&mut managed, &self.empty(), old, "before-first-apply");
         }
         let schema = schema::Schema::of_type(self.ty);
         if !walk::has_keys(old, schema) {
@@ -278,8 +281,9 @@ impl Writer<'_> {
             return None;
         }
         let compared = walk::compare(&last, old, schema);
-        let set = walk::field_set(&last, schema);
-        Some(set.difference(&compared.written()).difference(&compared.removed))
+        let mut set = walk::field_set(&last, schema);
+        compared.take_from(&mut set);
+        Some(set)
     }
 }
 
@@ -347,37 +351,41 @@ fn renew_last_applied(new: &mut Value, config: &Value) {
 /// Gives a changed object the entries of the stored one when they differ in their times alone and nothing else changed
 /// either (resourceVersion aside), so that the write changes nothing. Comes last, after admission.
 pub fn keep_times_if_unchanged(new: &mut Value, old: &Value) {
-    let entries = |object: &Value| object.pointer("/metadata/managedFields").cloned();
-    let (mine, theirs) = (entries(new), entries(old));
-    if mine == theirs || mine.as_ref().map(timeless) != theirs.as_ref().map(timeless) {
-        return;
+    fn metadata(object: &Value) -> Option<&Map<String, Value>> {
+        object.get("metadata")?.as_object()
     }
-    if without_bookkeeping(new) != without_bookkeeping(old) {
-        return;
-    }
-    if let (Some(metadata), Some(theirs)) = (new.get_mut("metadata").and_then(Value::as_object_mut), theirs) {
-        metadata.insert("managedFields".to_owned(), theirs);
+    let Some((mine, theirs)) = metadata(new).zip(metadata(old)) else { return };
+    let (my_entries, their_entries) = (mine.get("managedFields"), theirs.get("managedFields"));
+    let unchanged = my_entries != their_entries
+        && same_but(mine, theirs, &["managedFields", "resourceVersion"])
+        && same_entries(my_entries, their_entries)
+        && new.as_object().zip(old.as_object()).is_some_and(|(new, old)| same_but(new, old, &["metadata"]));
+    let their_entries = their_entries.filter(|_| unchanged).cloned();
+    if let (Some(metadata), Some(entries)) =
+        (new.get_mut("metadata").and_then(Value::as_object_mut), their_entries)
+    {
+        metadata.insert("managedFields".to_owned(), entries);
     }
 }
 
-fn timeless(entries: &Value) -> Value {
-    let mut entries = entries.clone();
-    for entry in entries.as_array_mut().into_iter().flatten() {
-        if let Some(entry) = entry.as_object_mut() {
-            entry.remove("time");
-        }
-    }
-    entries
+/// Whether two maps hold the same, whatever they have under these names.
+fn same_but(a: &Map<String, Value>, b: &Map<String, Value>, names: &[&str]) -> bool {
+    let counted =
+        |map: &Map<String, Value>| map.len() - names.iter().filter(|name| map.contains_key(**name)).count();
+    counted(a) == counted(b)
+        && a.iter()
+            .filter(|(name, _)| !names.contains(&name.as_str()))
+            .all(|(name, value)| b.get(name) == Some(value))
 }
 
-fn without_bookkeeping(object: &Value) -> Value {
-    let mut object = object.clone();
-    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        for name in ["managedFields", "resourceVersion"] {
-            metadata.remove(name);
-        }
-    }
-    object
+/// Whether two lists of entries differ in their times alone.
+fn same_entries(mine: Option<&Value>, theirs: Option<&Value>) -> bool {
+    let (Some(Value::Array(mine)), Some(Value::Array(theirs))) = (mine, theirs) else { return false };
+    mine.len() == theirs.len()
+        && mine.iter().zip(theirs).all(|(mine, theirs)| match (mine, theirs) {
+            (Value::Object(mine), Value::Object(theirs)) => same_but(mine, theirs, &["time"]),
+            (mine, theirs) => mine == theirs,
+        })
 }
 
 #[cfg(test)]

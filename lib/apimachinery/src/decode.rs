@@ -14,8 +14,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
 use std::fmt;
 
 /// Deepest nesting of a text, as Go's decoder has it. What is kept of a text is nested less deeply still; this is for
@@ -216,7 +216,7 @@ impl Room {
 }
 
 enum Step {
-    Field(String),
+    Field(Cow<'static, str>),
     Index(usize),
     Key(String),
 }
@@ -363,7 +363,7 @@ impl<'de> Visitor<'de> for Untyped<'_> {
                 self.cx.find("duplicate", &name);
             }
             self.cx.fits(self.cx.room.entry(fields.len(), &name))?;
-            let value = self.cx.within(Step::Field(name.clone()), || map.next_value_seed(self))?;
+            let value = self.cx.within(Step::Field(name.clone().into()), || map.next_value_seed(self))?;
             fields.insert(name, value);
         }
         Ok(Value::Object(fields))
@@ -525,19 +525,26 @@ impl Seed<'_> {
     }
 
     fn fields<'de, A: MapAccess<'de>>(self, ty: TypeId, mut map: A) -> Result<Value, A::Error> {
+        let fields = ty.facts().fields;
         let mut found = Map::new();
-        let mut seen: BTreeSet<&'static str> = BTreeSet::new();
-        while let Some(name) = map.next_key::<String>()? {
-            let Some(field) = ty.field(&name) else {
-                self.cx.find("unknown", &name);
-                map.next_value::<serde::de::IgnoredAny>()?;
-                continue;
+        // One bit a field; no type has more (see `facts`).
+        let mut seen = 0u64;
+        while let Some(name) = map.next_key_seed(FieldName(fields))? {
+            let at = match name {
+                Ok(at) => at,
+                Err(unknown) => {
+                    self.cx.find("unknown", &unknown);
+                    map.next_value::<serde::de::IgnoredAny>()?;
+                    continue;
+                }
             };
-            if !seen.insert(field.json) {
-                self.cx.find("duplicate", &name);
+            let field = &fields[at];
+            if seen & (1 << at) != 0 {
+                self.cx.find("duplicate", field.json);
             }
+            seen |= 1 << at;
             let seed = Seed { kind: field.kind, cx: self.cx };
-            let value = self.cx.within(Step::Field(name), || map.next_value_seed(seed))?;
+            let value = self.cx.within(Step::Field(field.json.into()), || map.next_value_seed(seed))?;
             if value.is_null() {
                 continue;
             }
@@ -547,6 +554,29 @@ impl Seed<'_> {
         let room = self.cx.room;
         complete(ty, found, &mut |have, name, value| room.entry(have, name) && room.value(value))
             .ok_or_else(|| A::Error::custom(TOO_MUCH))
+    }
+}
+
+/// Reads a field's name: its place in the type, or the name of what is no field.
+struct FieldName(&'static [Field]);
+
+impl<'de> DeserializeSeed<'de> for FieldName {
+    type Value = Result<usize, String>;
+
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Self::Value, D::Error> {
+        reader.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for FieldName {
+    type Value = Result<usize, String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the name of a field")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Self::Value, E> {
+        Ok(self.0.iter().position(|field| field.json == name).ok_or_else(|| name.to_owned()))
     }
 }
 

@@ -48,6 +48,15 @@ impl TypeId {
     }
 }
 
+/// A struct's fields can be told apart by the bits of a number.
+const _: () = {
+    let mut at = 0;
+    while at < table::TYPES.len() {
+        assert!(table::TYPES[at].fields.len() <= u64::BITS as usize);
+        at += 1;
+    }
+};
+
 /// The type of a kind: `kind("apps/v1", "Deployment")`.
 pub fn kind(api_version: &str, kind: &str) -> Option<TypeId> {
     let found =

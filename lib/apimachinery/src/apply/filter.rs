@@ -16,11 +16,11 @@ pub enum FieldFilter {
 
 impl FieldFilter {
     /// The part of a set that is not ignored.
-    pub(super) fn keep(self, set: &Set) -> Set {
+    pub(super) fn keep(self, set: Set) -> Set {
         match self {
-            FieldFilter::None => set.clone(),
-            FieldFilter::Exclude(paths) => exclude(set, paths),
-            FieldFilter::IncludeOnly(paths) => include(set, paths),
+            FieldFilter::None => set,
+            FieldFilter::Exclude(paths) => exclude(&set, paths),
+            FieldFilter::IncludeOnly(paths) => include(&set, paths),
         }
     }
 }

@@ -211,10 +211,36 @@ impl Set {
     /// The paths that are not in the other.
     #[must_use]
     pub fn difference(&self, other: &Set) -> Set {
-        self.combine(other, |mine, theirs| Node {
-            member: mine.member && !theirs.member,
-            below: mine.below.difference(&theirs.below),
-        })
+        let mut left = self.clone();
+        left.subtract(other);
+        left
+    }
+
+    /// Takes the paths of another set away.
+    pub fn subtract(&mut self, other: &Set) {
+        for (element, theirs) in &other.0 {
+            let Some(mine) = self.0.get_mut(element) else { continue };
+            mine.member &= !theirs.member;
+            mine.below.subtract(&theirs.below);
+            if mine.is_empty() {
+                self.0.remove(element);
+            }
+        }
+    }
+
+    /// Takes away a path of fields and all paths through it.
+    pub(super) fn cut(&mut self, fields: &[&str]) {
+        let Some((first, rest)) = fields.split_first() else { return };
+        let element = PathElement::Field((*first).to_owned());
+        match self.0.get_mut(&element) {
+            Some(node) if !rest.is_empty() => {
+                node.below.cut(rest);
+                if node.is_empty() {
+                    self.0.remove(&element);
+                }
+            }
+            _ => drop(self.0.remove(&element)),
+        }
     }
 
     /// The paths that neither are in the other nor go through one of its paths.

@@ -8,6 +8,7 @@ use super::{FieldFilter, Versions};
 use crate::facts::TypeId;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 /// An object in a version.
 #[derive(Clone, Copy)]
@@ -35,10 +36,10 @@ impl Updater<'_> {
         writer: &Manager,
         now: &str,
     ) {
-        let compared = walk::compare(old.object, new, Schema::of_type(old.ty));
+        let compared = self.compare(old, new);
         // Of a plain write's own entry the same is taken and then given back.
         self.take(old, new, &compared, managed, None);
-        let mut set = strip(&self.filter.keep(&compared.written()));
+        let mut set = strip(compared.written());
         if set.is_empty() {
             return;
         }
@@ -64,7 +65,7 @@ impl Updater<'_> {
         let schema = Schema::of_type(live.ty);
         let merged = walk::merge(live.object, config, schema);
         let last = managed.0.remove(applier);
-        let set = self.filter.keep(&walk::field_set(config, schema));
+        let set = self.filter.keep(walk::field_set(config, schema));
         let time = last.as_ref().and_then(|last| last.time.clone());
         managed.0.insert(applier.clone(), Owned { api_version: live.api_version.to_owned(), set, time });
         let new = match &last {
@@ -73,14 +74,14 @@ impl Updater<'_> {
             }
             _ => merged,
         };
-        let compared = walk::compare(live.object, &new, schema);
+        let compared = self.compare(live, &new);
         let conflicts = self.conflicts(live, &new, &compared, managed, applier);
         if !force && !conflicts.is_empty() {
             return Err(conflicts);
         }
         self.take(live, &new, &compared, managed, Some(applier));
         if let Some(own) = managed.0.get_mut(applier) {
-            own.set = strip(&own.set);
+            own.set = strip(std::mem::take(&mut own.set));
             if own.set.is_empty() {
                 managed.0.remove(applier);
             }
@@ -88,27 +89,29 @@ impl Updater<'_> {
         Ok((!walk::equal(live.object, &new)).then_some(new))
     }
 
-    /// The comparison in the version of each manager's set, without what the endpoint ignores; `None` for versions that
-    /// are not served any more.
-    fn compared_in(
+    /// What became of the fields that the endpoint does not ignore; who owns them is none of them.
+    fn compare(&self, old: Versioned<'_>, new: &Value) -> Comparison {
+        let mut compared = walk::compare(old.object, new, Schema::of_type(old.ty));
+        compared.removed.cut(&["metadata", "managedFields"]);
+        compared.map(|set| self.filter.keep(set))
+    }
+
+    /// The comparison in the other versions that managers' sets are in; `None` for those that are not served any more.
+    fn compared_in_others(
         &self,
         old: Versioned<'_>,
         new: &Value,
-        compared: &Comparison,
         managed: &Managed,
     ) -> BTreeMap<String, Option<Comparison>> {
         let mut all = BTreeMap::new();
-        let filter = |compared: Comparison| compared.map(|set| self.filter.keep(set));
-        all.insert(old.api_version.to_owned(), Some(filter(compared.clone())));
-        for owned in managed.0.values() {
-            let version = &owned.api_version;
-            if all.contains_key(version) {
+        for version in managed.0.values().map(|owned| &owned.api_version) {
+            if version == old.api_version || all.contains_key(version) {
                 continue;
             }
             let there = |object: &Value| self.versions.convert(object, old.api_version, version);
-            let compared = there(old.object)
-                .zip(there(new))
-                .map(|((old, ty), (new, _))| filter(walk::compare(&old, &new, Schema::of_type(ty))));
+            let compared = there(old.object).zip(there(new)).map(|((old, ty), (new, _))| {
+                self.compare(Versioned { object: &old, api_version: version, ty }, &new)
+            });
             all.insert(version.clone(), compared);
         }
         all
@@ -122,11 +125,11 @@ impl Updater<'_> {
         managed: &Managed,
         writer: &Manager,
     ) -> Conflicts {
-        let versions = self.compared_in(old, new, compared, managed);
+        let others = self.compared_in_others(old, new, managed);
         let mut conflicts = Vec::new();
         for (manager, owned) in managed.0.iter().filter(|(manager, _)| *manager != writer) {
-            if let Some(Some(compared)) = versions.get(&owned.api_version) {
-                let paths = owned.set.intersection(&compared.written()).paths();
+            if let Some(compared) = in_version(&owned.api_version, old, compared, &others) {
+                let paths = owned.set.intersection(&compared.clone().written()).paths();
                 conflicts.extend(paths.into_iter().map(|path| (manager.clone(), path)));
             }
         }
@@ -142,13 +145,13 @@ impl Updater<'_> {
         managed: &mut Managed,
         writer: Option<&Manager>,
     ) {
-        let versions = self.compared_in(old, new, compared, managed);
+        let others = self.compared_in_others(old, new, managed);
         managed.0.retain(|manager, owned| {
             if Some(manager) == writer {
                 return true;
             }
-            let Some(Some(compared)) = versions.get(&owned.api_version) else { return false };
-            owned.set = owned.set.difference(&compared.written()).difference(&compared.removed);
+            let Some(compared) = in_version(&owned.api_version, old, compared, &others) else { return false };
+            compared.take_from(&mut owned.set);
             !owned.set.is_empty()
         });
     }
@@ -199,6 +202,16 @@ impl Updater<'_> {
     }
 }
 
+/// The comparison in a version.
+fn in_version<'a>(
+    version: &str,
+    old: Versioned<'_>,
+    compared: &'a Comparison,
+    others: &'a BTreeMap<String, Option<Comparison>>,
+) -> Option<&'a Comparison> {
+    if version == old.api_version { Some(compared) } else { others.get(version)?.as_ref() }
+}
+
 fn add_back(merged: &Value, pruned: &Value, owned: &Set, ty: TypeId) -> Value {
     let schema = Schema::of_type(ty);
     let named = |set: &Set| with_named_fields(set, schema);
@@ -222,11 +235,15 @@ const NOBODYS: [&[&str]; 11] = [
     &["metadata", "resourceVersion"],
 ];
 
-fn strip(set: &Set) -> Set {
-    let mut nobodys = Set::default();
-    for path in NOBODYS {
-        let path: Vec<PathElement> = path.iter().map(|step| PathElement::Field((*step).to_owned())).collect();
-        nobodys.insert(&path);
-    }
-    set.difference(&nobodys)
+fn strip(mut set: Set) -> Set {
+    static NOBODYS_SET: LazyLock<Set> = LazyLock::new(|| {
+        let mut nobodys = Set::default();
+        for path in NOBODYS {
+            let path: Vec<_> = path.iter().map(|step| PathElement::Field((*step).to_owned())).collect();
+            nobodys.insert(&path);
+        }
+        nobodys
+    });
+    set.subtract(&NOBODYS_SET);
+    set
 }

@@ -169,23 +169,31 @@ pub(super) struct Comparison {
 
 impl Comparison {
     /// The added and the modified.
-    pub fn written(&self) -> Set {
-        self.added.union(&self.modified)
+    pub fn written(mut self) -> Set {
+        self.added.add(&self.modified);
+        self.added
     }
 
-    pub fn map(&self, change: impl Fn(&Set) -> Set) -> Comparison {
+    pub fn map(self, change: impl Fn(Set) -> Set) -> Comparison {
         Comparison {
-            added: change(&self.added),
-            modified: change(&self.modified),
-            removed: change(&self.removed),
+            added: change(self.added),
+            modified: change(self.modified),
+            removed: change(self.removed),
         }
+    }
+
+    /// Takes from a set what was written or removed.
+    pub fn take_from(&self, set: &mut Set) {
+        [&self.added, &self.modified, &self.removed].into_iter().for_each(|touched| set.subtract(touched));
     }
 }
 
 /// Compares two trees of one schema.
 pub(super) fn compare(old: &Value, new: &Value, schema: Schema) -> Comparison {
     let mut comparison = Comparison::default();
-    compare_at(Some(old), Some(new), schema, &mut Vec::new(), &mut comparison);
+    if old != new {
+        compare_at(Some(old), Some(new), schema, &mut Vec::new(), &mut comparison);
+    }
     comparison
 }
 
@@ -198,6 +206,7 @@ fn is_empty(value: Option<&Value>) -> bool {
     }
 }
 
+/// Compares what is known to differ.
 fn compare_at(
     old: Option<&Value>,
     new: Option<&Value>,
@@ -205,11 +214,6 @@ fn compare_at(
     at: &mut Vec<PathElement>,
     out: &mut Comparison,
 ) {
-    match (old, new) {
-        (None, None) => return,
-        (Some(old), Some(new)) if old == new => return,
-        _ => {}
-    }
     let container = |value: Option<&Value>| value.is_none_or(|value| !scalar(value));
     let leaf = schema.is_atomic()
         || matches!(schema, Schema::Scalar(_))
@@ -271,9 +275,13 @@ fn compare_maps(
     let news =
         new.into_iter().flat_map(Map::keys).filter(|name| !old.is_some_and(|old| old.contains_key(*name)));
     for name in olds.chain(news) {
+        let (before, after) = (old.and_then(|old| old.get(name)), new.and_then(|new| new.get(name)));
+        if before == after {
+            continue;
+        }
         let Some(next) = schema.member(name) else { continue };
         at.push(PathElement::Field(name.clone()));
-        compare_at(old.and_then(|old| old.get(name)), new.and_then(|new| new.get(name)), next, at, out);
+        compare_at(before, after, next, at, out);
         at.pop();
     }
 }
@@ -294,6 +302,7 @@ fn compare_lists(
         let next = schema.element();
         match (&before[..], &after[..]) {
             ([], []) => {}
+            ([] | [_], [] | [_]) if before == after => {}
             ([] | [_], [] | [_]) => {
                 compare_at(before.first().copied(), after.first().copied(), next, at, out);
             }
