@@ -19,8 +19,8 @@ use minik_storage::{
 };
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -62,6 +62,32 @@ pub struct World {
     reached: watch::Sender<Revision>,
     /// The last revision that was written through this server.
     written: AtomicU64,
+    lately: Lately,
+}
+
+/// Most trees that are remembered, and the largest object of which one is.
+const MOST_TREES: usize = 128;
+const LARGEST_BYTES: usize = 4096;
+
+/// Trees of small objects that were looked at lately: every write asks for the same few (its namespace, an account).
+#[derive(Default)]
+struct Lately(Mutex<BTreeMap<String, (Revision, Arc<Value>)>>);
+
+impl Lately {
+    fn tree(&self, key: String, item: &Item) -> Option<Arc<Value>> {
+        let mut trees = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, tree)) = trees.get(&key).filter(|(revision, _)| *revision == item.revision) {
+            return Some(tree.clone());
+        }
+        let tree = Arc::new(wire::tree(&item.value, Some(item.revision)).ok()?);
+        if item.value.len() <= LARGEST_BYTES {
+            if trees.len() >= MOST_TREES {
+                trees.clear();
+            }
+            trees.insert(key, (item.revision, tree.clone()));
+        }
+        Some(tree)
+    }
 }
 
 impl World {
@@ -114,6 +140,7 @@ impl World {
             folders,
             reached,
             written: AtomicU64::new(revision.0),
+            lately: Lately::default(),
         })
     }
 
@@ -390,9 +417,10 @@ impl View {
 
     /// An object of a core or grouped kind, by the folder it is stored in (`pods`, `minions`, `services/specs`, ...): the
     /// stored tree with its resourceVersion. The namespace is empty for cluster-wide kinds.
-    pub fn get(&self, folder: &str, namespace: &str, name: &str) -> Option<Value> {
-        let item = self.item(folder, namespace, name)?;
-        wire::tree(&item.value, Some(item.revision)).ok()
+    pub fn get(&self, folder: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
+        let key = self.0.key(folder, namespace, name);
+        let item = self.0.cache(folder)?.get(&key)?;
+        self.0.lately.tree(key, &item)
     }
 
     /// The same without reading it: its header tells namespace, name, labels and selectable fields.

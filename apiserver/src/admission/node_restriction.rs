@@ -123,7 +123,7 @@ fn signing_request(ask: Ask<'_>) -> Result<(), ApiError> {
 
 impl NodeRestriction {
     /// A Pod as it is stored.
-    fn stored_pod(&self, ask: Ask<'_>, name: &str) -> Result<Value, ApiError> {
+    fn stored_pod(&self, ask: Ask<'_>, name: &str) -> Result<Arc<Value>, ApiError> {
         let pod = self.0.get("pods", ask.attributes.namespace, name);
         pod.ok_or_else(|| missing("pods", name))
     }
@@ -132,7 +132,7 @@ impl NodeRestriction {
         let node = ask.node;
         match ask.attributes.operation {
             Operation::Create => self.mirror_pod(ask),
-            Operation::Delete if is_on(&self.stored_pod(ask, ask.name())?, node) => Ok(()),
+            Operation::Delete if is_on(&*self.stored_pod(ask, ask.name())?, node) => Ok(()),
             Operation::Delete => {
                 ask.refuse(format!("node {node:?} can only delete pods with spec.nodeName set to itself"))
             }
@@ -218,7 +218,7 @@ impl NodeRestriction {
         if ask.name().is_empty() {
             return ask.refuse("could not determine pod from request data");
         }
-        if !is_on(&self.stored_pod(ask, ask.name())?, ask.node) {
+        if !is_on(&*self.stored_pod(ask, ask.name())?, ask.node) {
             return ask
                 .refuse(format!("node {} can only evict pods with spec.nodeName set to itself", ask.node));
         }

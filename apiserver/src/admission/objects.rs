@@ -3,17 +3,18 @@
 use super::Attributes;
 use crate::error::{ApiError, Named};
 use serde_json::Value;
+use std::sync::Arc;
 
 /// Other objects, by the folder that they are stored in (`pods`, `minions`, `services/specs`).
 pub trait Objects: Send + Sync {
     /// An object; the namespace is empty for cluster-wide kinds.
-    fn get(&self, folder: &str, namespace: &str, name: &str) -> Option<Value>;
+    fn get(&self, folder: &str, namespace: &str, name: &str) -> Option<Arc<Value>>;
     /// All objects in a namespace, or in all with an empty one.
     fn list(&self, folder: &str, namespace: &str) -> Vec<Value>;
 }
 
 impl Objects for crate::world::View {
-    fn get(&self, folder: &str, namespace: &str, name: &str) -> Option<Value> {
+    fn get(&self, folder: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
         crate::world::View::get(self, folder, namespace, name)
     }
 

@@ -56,7 +56,7 @@ impl Priority {
     fn resolve(&self, attributes: &Attributes<'_>, pod: &mut Value) -> Result<(), ApiError> {
         let asked = text(pod, "/spec/priorityClassName").to_owned();
         let class = if asked.is_empty() {
-            self.default_class()
+            self.default_class().map(Arc::new)
         } else {
             let class = self.0.get("priorityclasses", "", &asked);
             let unknown =

@@ -45,7 +45,7 @@ impl Admission for RuntimeClass {
 }
 
 impl RuntimeClass {
-    fn class(&self, attributes: &Attributes<'_>, pod: &Value) -> Result<Option<Value>, ApiError> {
+    fn class(&self, attributes: &Attributes<'_>, pod: &Value) -> Result<Option<Arc<Value>>, ApiError> {
         let Some(name) = pod.pointer("/spec/runtimeClassName").and_then(Value::as_str) else {
             return Ok(None);
         };

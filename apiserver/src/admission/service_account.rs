@@ -68,7 +68,7 @@ impl Admission for ServiceAccount {
 }
 
 impl ServiceAccount {
-    fn account(&self, attributes: &Attributes<'_>, pod: &Value) -> Result<Value, ApiError> {
+    fn account(&self, attributes: &Attributes<'_>, pod: &Value) -> Result<Arc<Value>, ApiError> {
         let (namespace, name) = (attributes.namespace, text(pod, "/spec/serviceAccountName"));
         self.0.get("serviceaccounts", namespace, name).ok_or_else(|| {
             let why = format!(

@@ -19,8 +19,8 @@ impl Stored {
 }
 
 impl Objects for Stored {
-    fn get(&self, folder: &str, namespace: &str, name: &str) -> Option<Value> {
-        self.0.get(&(folder.to_owned(), namespace.to_owned(), name.to_owned())).cloned()
+    fn get(&self, folder: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
+        self.0.get(&(folder.to_owned(), namespace.to_owned(), name.to_owned())).cloned().map(Arc::new)
     }
 
     fn list(&self, folder: &str, namespace: &str) -> Vec<Value> {
@@ -342,7 +342,7 @@ fn a_kubelet_handles_the_pods_on_its_node() {
     assert_eq!(of("pods/eviction", Operation::Create, "other").refused(json!({})).0, 403);
     assert_eq!(of("pods/exec", Operation::Connect, "mine").refused(json!({})).0, 403);
     let status = |name| {
-        let old = world().get("pods", "n", name);
+        let old = world().get("pods", "n", name).map(Arc::unwrap_or_clone);
         (Request { old: old.clone(), ..of("pods/status", Operation::Update, name) }, old.unwrap())
     };
     let (update, pod) = status("mine");

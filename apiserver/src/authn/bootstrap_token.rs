@@ -75,9 +75,9 @@ mod tests {
     struct One(Value);
 
     impl Objects for One {
-        fn get(&self, folder: &str, namespace: &str, name: &str) -> Option<Value> {
+        fn get(&self, folder: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
             (folder == "secrets" && namespace == "kube-system" && name == "bootstrap-token-abcdef")
-                .then(|| self.0.clone())
+                .then(|| self.0.clone().into())
         }
 
         fn list(&self, _folder: &str, _namespace: &str) -> Vec<Value> {

@@ -217,13 +217,13 @@ mod tests {
     struct Stored(Vec<(&'static str, Value)>);
 
     impl Objects for Stored {
-        fn get(&self, folder: &str, namespace: &str, name: &str) -> Option<Value> {
+        fn get(&self, folder: &str, namespace: &str, name: &str) -> Option<std::sync::Arc<Value>> {
             let fits =
                 |object: &Value| meta(object, "namespace") == namespace && meta(object, "name") == name;
             self.0
                 .iter()
                 .find(|(place, object)| *place == folder && fits(object))
-                .map(|(_, object)| object.clone())
+                .map(|(_, object)| object.clone().into())
         }
 
         fn list(&self, _folder: &str, _namespace: &str) -> Vec<Value> {

@@ -32,6 +32,7 @@ use reconcile::Write;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Objects that are written at once: the store makes what waits durable together.
@@ -144,7 +145,7 @@ impl Bootstrap {
         let name = wanted["metadata"]["name"].as_str().unwrap_or_default();
         let mut live = self.api.view().get(folder, place.namespace, name);
         for _ in 0..TRIES {
-            let result = match reconcile::reconcile(&wanted, live.as_ref()) {
+            let result = match reconcile::reconcile(&wanted, live.as_deref()) {
                 Write::Nothing => return Ok(()),
                 Write::Create(object) => self.loopback.create(place, object).await,
                 Write::Update(object) => self.loopback.update(place, object).await,
@@ -197,7 +198,7 @@ impl Bootstrap {
 
     /// What somebody made or changed who was faster, so that our write failed; else the write's error. An address that is
     /// taken means the same as a name that is: it is claimed before the object is there, which is then waited for.
-    async fn faster(&self, place: Place<'_>, name: &str, error: ApiError) -> Result<Option<Value>> {
+    async fn faster(&self, place: Place<'_>, name: &str, error: ApiError) -> Result<Option<Arc<Value>>> {
         let raced = matches!(
             error,
             ApiError::AlreadyExists(_) | ApiError::Conflict { .. } | ApiError::Invalid { .. }
@@ -209,7 +210,7 @@ impl Bootstrap {
         if live.is_none() {
             tokio::time::sleep(RACE).await;
         }
-        Ok(live)
+        Ok(live.map(Arc::new))
     }
 
     /// Keeps what follows the live servers.

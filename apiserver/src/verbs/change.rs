@@ -150,9 +150,14 @@ impl Api {
     ) -> Result<Option<Written>> {
         let (served, target) = (step.target.served, step.target);
         let old = wire::tree(&record.value, Some(record.revision))?;
-        let mut live = old.clone();
-        served.to_served(&mut live);
-        let (input, owned, replaced) = match make(Some(&live))? {
+        // What is served as it is stored is one tree, not two.
+        let converted = (!served.native).then(|| {
+            let mut live = old.clone();
+            served.to_served(&mut live);
+            live
+        });
+        let live = converted.as_ref().unwrap_or(&old);
+        let (input, owned, replaced) = match make(Some(live))? {
             Made::Replaced(input) => (input, false, true),
             Made::Changed(input) => (input, false, false),
             Made::Owned(input) => (input, true, false),
@@ -166,7 +171,7 @@ impl Api {
             return Err(name_mismatch(object.meta("name"), target.name));
         }
         if !owned {
-            self.own_changed(step, &live, &mut object);
+            self.own_changed(step, live, &mut object);
         }
         served.to_stored(&mut object);
         drop_duplicate_owners(step, &mut object);

@@ -30,8 +30,7 @@ impl Api {
         self.admission().validate(&attributes, &binding)?;
         for _ in 0..TRIES {
             let record = self.stored(&target).await?;
-            let old = wire::tree(&record.value, Some(record.revision))?;
-            let mut pod = old.clone();
+            let mut pod = wire::tree(&record.value, Some(record.revision))?;
             assign(&target, &mut pod, &binding, &time::seconds(options.now))?;
             if options.dry_run {
                 return Ok(());

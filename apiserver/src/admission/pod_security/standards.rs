@@ -40,6 +40,9 @@ pub struct Violation {
 
 /// What in a Pod is not allowed at a level as of version 1.`minor`, in upstream's order (by the checks' names).
 pub fn violations(level: Level, minor: u32, pod: &Value) -> Vec<Violation> {
+    if level == Level::Privileged {
+        return Vec::new();
+    }
     let pod = Pod::of(pod, minor);
     let baseline: [Option<Violation>; 9] = [
         pod.app_armor(),

@@ -17,6 +17,8 @@ use tokio::sync::mpsc;
 const BATCH: usize = 512;
 /// The part of the last commit's time that is waited for others who write as well.
 const PATIENCE: u32 = 8;
+/// How long the writer looks away meanwhile: short beside a commit, long beside what waking up costs.
+const GLANCE: Duration = Duration::from_micros(20);
 /// Revisions that no longer count, by number and bytes, after which those out of the watches' reach are removed without
 /// being asked to: so many that it is seldom, so few that writers do not notice.
 const STALE: usize = 20_000;
@@ -60,7 +62,7 @@ fn gather(
 ) {
     let begun = Instant::now();
     while requests.len() + waiting.len() < wanted && begun.elapsed() < patience {
-        std::thread::yield_now();
+        std::thread::sleep(GLANCE);
     }
     while requests.len() < BATCH
         && let Ok(request) = waiting.try_recv()
