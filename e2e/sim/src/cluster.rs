@@ -2,6 +2,7 @@
 
 use crate::clock::SimClock;
 use crate::component::{self, Component};
+use crate::dice::Dice;
 use crate::entropy;
 use crate::ledger::Ledger;
 use crate::server::{Keeping, Servers};
@@ -12,7 +13,7 @@ use crate::weather::{Climate, Doom, Weather};
 use crate::witness;
 use anyhow::Context;
 use minik_apiserver::Api;
-use minik_component::{Chance, Plant, SeededChance, Shutdown, plant};
+use minik_component::{Chance, Shutdown};
 use minik_storage::Memory;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use tokio::task::JoinSet;
 /// How long anything may take to end, in the simulation's time.
 const END_WITHIN: Duration = Duration::from_secs(60);
 /// What a world's thread may have on its stack: without optimization futures are large.
-const STACK_BYTES: usize = 16 << 20;
+pub(crate) const STACK_BYTES: usize = 16 << 20;
 /// The longest time between two moves of a clock.
 const CLOCKS_MS: u64 = 20_000;
 /// By how much a clock is wrong at most, mostly and seldom.
@@ -42,10 +43,8 @@ pub struct Parts {
     pub is_narrow: bool,
     /// Somebody watches all Pods and holds what is told against what is.
     pub witness: bool,
-    /// How often what goes wrong while it storms; by chance when `None`.
+    /// How often what goes wrong while it storms; nothing does when `None`.
     pub climate: Option<Climate>,
-    /// A defect that is switched on.
-    pub plant: Option<Plant>,
 }
 
 /// A cluster in one thread.
@@ -57,7 +56,9 @@ pub struct Sim {
     weather: Arc<Weather>,
     ledger: Arc<Ledger>,
     trace: Arc<Trace>,
-    chance: Arc<dyn Chance>,
+    dice: Arc<Dice>,
+    /// The machines', of which each is on its own.
+    clocks: Vec<SimClock>,
     running: JoinSet<anyhow::Result<()>>,
     shutdown: Shutdown,
 }
@@ -76,7 +77,6 @@ impl Sim {
             let world = std::thread::Builder::new().name(format!("seed-{seed}")).stack_size(STACK_BYTES);
             let world = world.spawn_scoped(scope, move || {
                 entropy::seed(seed);
-                plant(parts.plant);
                 Sim::live(seed, parts, test)
             })?;
             world.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -88,9 +88,7 @@ impl Sim {
         parts: Parts,
         test: impl AsyncFnOnce(&Sim) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
-        runtime.block_on(async {
+        Sim::runtime()?.block_on(async {
             let sim = Sim::start(seed, parts).await?;
             let result = test(&sim).await;
             sim.end().await?;
@@ -98,11 +96,18 @@ impl Sim {
         })
     }
 
-    async fn start(seed: u64, parts: Parts) -> anyhow::Result<Sim> {
+    /// What a world runs in.
+    pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()
+    }
+
+    /// A cluster in calm weather.
+    pub(crate) async fn start(seed: u64, parts: Parts) -> anyhow::Result<Sim> {
         let (clock, trace) = (SimClock::default(), Arc::<Trace>::default());
-        let chance: Arc<dyn Chance> = Arc::new(SeededChance::new(seed));
-        let climate = parts.climate.unwrap_or_else(|| Climate::of(&*chance));
-        let weather = Arc::new(Weather::new(chance.clone(), climate, trace.clone()));
+        let dice = Arc::new(Dice::new(seed));
+        let chance: Arc<dyn Chance> = dice.clone();
+        let weather =
+            Arc::new(Weather::new(chance.clone(), parts.climate.unwrap_or_default(), trace.clone()));
         let ledger = Arc::new(Ledger::new(trace.clone()));
         let (shutdown, mut running) = (Shutdown::new(), JoinSet::new());
         let mut clocks = Vec::new();
@@ -131,24 +136,22 @@ impl Sim {
         let api = servers.get(0).context("the first server runs")?.api;
         let who = Who::new("admin", &["system:masters"])?;
         let admin = transport::client(&api, &who);
-        let doom = Arc::new(Doom::after(None, weather.clone()));
+        let doom = Arc::new(Doom::none(weather.clone()));
         let line = Line { servers: servers.clone(), who, weather: weather.clone(), doom };
         let user = transport::exposed(line.clone());
-        let mut sim = Sim { admin, user, api, servers, weather, ledger, trace, chance, running, shutdown };
+        let mut sim =
+            Sim { admin, user, api, servers, weather, ledger, trace, dice, clocks, running, shutdown };
         sim.until("the objects of a new cluster", async |sim: &Sim| {
             let ready = http::Request::get("/readyz").body(Vec::new())?;
             Ok(sim.admin.request_text(ready).await.is_ok())
         })
         .await?;
-        for component in component::all(&parts, &clock, &sim.chance)? {
-            clocks.push(component.clock.clone());
+        for component in component::all(&parts, &clock, &chance)? {
+            sim.clocks.push(component.clock.clone());
             sim.add(component);
         }
         if parts.witness {
             sim.running.spawn(witness::watch(sim.user.clone(), sim.ledger.clone(), sim.shutdown.clone()));
-        }
-        if climate.clocks {
-            sim.running.spawn(move_clocks(clocks, sim.weather.clone(), sim.shutdown.clone()));
         }
         Ok(sim)
     }
@@ -178,12 +181,19 @@ impl Sim {
 
     /// Chance, by the seed.
     pub fn chance(&self) -> &dyn Chance {
-        &*self.chance
+        &*self.dice
     }
 
     /// What goes wrong.
     pub fn weather(&self) -> &Weather {
         &self.weather
+    }
+
+    /// From here on all chance is of another seed, and what goes wrong while it storms too.
+    pub(crate) fn reseed(&self, seed: u64) {
+        entropy::seed(seed);
+        self.dice.reseed(seed);
+        self.weather.set_climate(Climate::of(&*self.dice));
     }
 
     /// What must never be, and was.
@@ -196,8 +206,19 @@ impl Sim {
         self.trace.number()
     }
 
+    /// Moves the time of day of one machine after the other, while it storms, in worlds where that happens.
+    pub(crate) async fn move_clocks(&self) {
+        let weather = &self.weather;
+        while weather.climate().clocks && weather.is_stormy() {
+            weather.pass(CLOCKS_MS).await;
+            let most = WRONG_MS[usize::from(weather.below(4) == 0)];
+            let wrong = weather.below(2 * most) as i64 - most as i64;
+            self.clocks[weather.below(self.clocks.len() as u64) as usize].set_wrong_by_ms(wrong);
+        }
+    }
+
     /// Ends all parts, and says which ended badly.
-    async fn end(mut self) -> anyhow::Result<()> {
+    pub(crate) async fn end(mut self) -> anyhow::Result<()> {
         self.weather.set_stormy(false);
         self.shutdown.request();
         self.servers.close();
@@ -209,22 +230,4 @@ impl Sim {
         };
         tokio::time::timeout(END_WITHIN, all).await.context("some part does not end")?
     }
-}
-
-/// Moves the time of day of one machine after the other, while it storms.
-async fn move_clocks(clocks: Vec<SimClock>, weather: Arc<Weather>, shutdown: Shutdown) -> anyhow::Result<()> {
-    while !shutdown.is_requested() {
-        // Cancel-safe: waiting only.
-        tokio::select! {
-            biased;
-            () = shutdown.requested() => {}
-            () = weather.pass(CLOCKS_MS) => {}
-        }
-        if weather.is_stormy() {
-            let most = WRONG_MS[usize::from(weather.below(4) == 0)];
-            let wrong = weather.below(2 * most) as i64 - most as i64;
-            clocks[weather.below(clocks.len() as u64) as usize].set_wrong_by_ms(wrong);
-        }
-    }
-    Ok(())
 }

@@ -82,7 +82,7 @@ pub async fn keep(
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     while !shutdown.is_requested() {
-        let doom = Arc::new(Doom::after(weather.life(weather.climate().life), weather.clone()));
+        let doom = Arc::new(Doom::of(weather.clone(), |climate| climate.life));
         let client = transport::exposed(line(doom.clone()));
         let mut life = tokio::spawn((component.start)(client, shutdown.clone()));
         // Cancel-safe: waiting only; one that dies is cut off wherever it is.

@@ -1,6 +1,6 @@
 //! The simulated cluster: every service in one thread, on a paused clock, over a store in memory, with all chance from one
 //! seed: the services' own, what goes wrong, and the order of hash maps. The same seed gives the same world again, write
-//! for write, where it is the only world of its process; several in one process still disturb each other's chance.
+//! for write: worlds of chance live in processes of their own ([`world::each`]).
 //!
 //! ```text
 //!  Sim::start(seed) ── Apis over Memory ──┬── client(user) ── scheduler::run
@@ -25,6 +25,7 @@ mod calls;
 mod clock;
 mod cluster;
 mod component;
+mod dice;
 mod entropy;
 mod ledger;
 mod server;

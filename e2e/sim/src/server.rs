@@ -79,8 +79,10 @@ impl Keeping {
     /// # Errors
     /// When it cannot serve what is stored.
     pub async fn open(&self) -> anyhow::Result<(Arc<Doom>, Arc<SimStore>)> {
-        let life = self.weather.life(self.weather.climate().server_life).filter(|_| self.number > 0);
-        let doom = Arc::new(Doom::after(life, self.weather.clone()));
+        let doom = Arc::new(match self.number {
+            0 => Doom::none(self.weather.clone()),
+            _ => Doom::of(self.weather.clone(), |climate| climate.server_life),
+        });
         let store = Arc::new((self.store)(doom.clone()));
         let api = Api::open(store.clone(), self.settings()?, None).await?;
         self.servers.set(self.number, Some(Server { api, dead: Shutdown::new() }));

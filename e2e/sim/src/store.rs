@@ -118,7 +118,7 @@ mod tests {
         let trace = Arc::<Trace>::default();
         let ledger = Arc::new(Ledger::new(trace.clone()));
         let inner = Arc::new(Memory::new());
-        let doom = Arc::new(Doom::after(None, Arc::new(Weather::stormy(Climate::default()))));
+        let doom = Arc::new(Doom::none(Arc::new(Weather::stormy(Climate::default()))));
         let store = SimStore { inner, ledger: ledger.clone(), late: None, doom };
         let pod = Bytes::from(r#"{"metadata": {"name": "p", "uid": "u"}}"#);
         store.put("/registry/pods/n/p", pod, Expect::Absent, Some(Duration::from_secs(5))).await.unwrap();
@@ -132,9 +132,11 @@ mod tests {
     async fn one_that_dies_writes_no_more() {
         let ledger = Arc::new(Ledger::new(Arc::default()));
         let inner = Arc::new(Memory::new());
-        let doom = Arc::new(Doom::after(Some(1), Arc::new(Weather::stormy(Climate::default()))));
+        let doom = Arc::new(Doom::of(Arc::new(Weather::stormy(Climate::default())), |_| 1));
         let store = SimStore { inner, ledger, late: None, doom: doom.clone() };
-        store.put("/a", Bytes::new(), Expect::Absent, None).await.unwrap();
+        for key in ["/1", "/2", "/3"] {
+            store.put(key, Bytes::new(), Expect::Absent, None).await.unwrap();
+        }
         let second = store.put("/b", Bytes::new(), Expect::Absent, None);
         let patience = Duration::from_secs(1);
         assert!(tokio::time::timeout(patience, second).await.is_err());

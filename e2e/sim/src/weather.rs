@@ -3,8 +3,8 @@
 use crate::trace::Trace;
 use http::StatusCode;
 use minik_component::Chance;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -24,7 +24,7 @@ pub struct Climate {
     pub forgotten: u64,
     /// Writes that fail.
     pub failures: u64,
-    /// Of writes: how many a component does at most before it dies; 0 when none dies.
+    /// Of writes: how many a component does at most before it dies, about; 0 when none dies.
     pub life: u64,
     /// The same for a server.
     pub server_life: u64,
@@ -44,7 +44,7 @@ impl Climate {
         Climate {
             delays: rate(7, 400),
             lags: rate(8, 200),
-            long_lags: rate(6, 10),
+            long_lags: rate(6, 20),
             cuts: rate(7, 30),
             forgotten: rate(6, 500),
             failures: rate(7, 120),
@@ -59,10 +59,13 @@ impl Climate {
 /// Faults by chance, until it is calm.
 pub struct Weather {
     chance: Arc<dyn Chance>,
-    climate: Climate,
+    climate: Mutex<Climate>,
     stormy: AtomicBool,
     trace: Arc<Trace>,
 }
+
+/// What never dies before so many writes: who dies at its first does nothing but begin.
+const LEAST_LIFE: u64 = 3;
 
 /// How a write goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -95,7 +98,7 @@ const REFUSALS: [StatusCode; 9] = [
 impl Weather {
     /// Calm at first; what goes wrong later is noted in `trace`.
     pub fn new(chance: Arc<dyn Chance>, climate: Climate, trace: Arc<Trace>) -> Weather {
-        Weather { chance, climate, stormy: AtomicBool::new(false), trace }
+        Weather { chance, climate: Mutex::new(climate), stormy: AtomicBool::new(false), trace }
     }
 
     /// Weather that storms already.
@@ -116,8 +119,14 @@ impl Weather {
     }
 
     /// How often what goes wrong.
-    pub fn climate(&self) -> &Climate {
-        &self.climate
+    pub fn climate(&self) -> Climate {
+        // It is copied whole.
+        *self.climate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From here on this goes wrong while it storms.
+    pub fn set_climate(&self, climate: Climate) {
+        *self.climate.lock().unwrap_or_else(PoisonError::into_inner) = climate;
     }
 
     /// True in so many of a thousand cases, while it storms.
@@ -137,7 +146,7 @@ impl Weather {
 
     /// How a write goes; one that creates is never refused for a conflict.
     pub fn fate(&self, creates: bool) -> Fate {
-        if !self.strikes(self.climate.failures) {
+        if !self.strikes(self.climate().failures) {
             return Fate::Well;
         }
         self.noted(match self.below(4) {
@@ -155,32 +164,27 @@ impl Weather {
 
     /// Whether a watch ends here.
     pub fn cuts(&self) -> bool {
-        self.strikes(self.climate.cuts) && self.noted(true)
+        self.strikes(self.climate().cuts) && self.noted(true)
     }
 
     /// Whether a watch from a revision finds that it is no longer known.
     pub fn forgets(&self) -> bool {
-        self.strikes(self.climate.forgotten) && self.noted(true)
-    }
-
-    /// How many writes whatever begins now does at most, when `most` of its kind do so many.
-    pub fn life(&self, most: u64) -> Option<u64> {
-        (most > 0).then(|| self.noted(self.below(most)))
+        self.strikes(self.climate().forgotten) && self.noted(true)
     }
 
     /// A delay on the way of a request.
     pub async fn delay(&self) {
-        if self.strikes(self.climate.delays) {
+        if self.strikes(self.climate().delays) {
             self.pass(50).await;
         }
     }
 
     /// A delay of a stream: mostly none, seldom long.
     pub async fn lag(&self) {
-        if self.strikes(self.climate.lags) {
+        if self.strikes(self.climate().lags) {
             self.pass(400).await;
         }
-        if self.strikes(self.climate.long_lags) {
+        if self.strikes(self.climate().long_lags) {
             self.pass(8000).await;
         }
     }
@@ -195,26 +199,36 @@ impl Weather {
 /// The moment at which something dies: between two of its writes, while it storms.
 pub struct Doom {
     weather: Arc<Weather>,
-    /// Writes that it may still do in storms; one that has none left dies at the next. Below zero it lives on.
-    left: AtomicI64,
+    /// How many writes its kind does at most.
+    most: fn(&Climate) -> u64,
+    /// Writes that it may still do in storms, once that is known; one that has none left dies at the next.
+    left: OnceLock<AtomicU64>,
     dead: AtomicBool,
     struck: Notify,
 }
 
 impl Doom {
-    /// After so many writes; never for `None`.
-    pub fn after(writes: Option<u64>, weather: Arc<Weather>) -> Doom {
-        let left = writes.and_then(|writes| i64::try_from(writes).ok()).unwrap_or(-1);
-        Doom { weather, left: AtomicI64::new(left), dead: AtomicBool::new(false), struck: Notify::new() }
+    /// After some writes by chance, as many as `most` says of a climate; never, if it says none.
+    pub fn of(weather: Arc<Weather>, most: fn(&Climate) -> u64) -> Doom {
+        Doom { weather, most, left: OnceLock::new(), dead: AtomicBool::new(false), struck: Notify::new() }
+    }
+
+    /// Never.
+    pub fn none(weather: Arc<Weather>) -> Doom {
+        Doom::of(weather, |_| 0)
     }
 
     /// Another write is about to be done; true when it is not done any more.
     pub fn strikes(&self) -> bool {
-        let left = self.left.load(Ordering::Relaxed);
-        if left == 0 && self.weather.is_stormy() && !self.dead.swap(true, Ordering::Relaxed) {
-            self.struck.notify_one();
-        } else if left > 0 && self.weather.is_stormy() {
-            self.left.store(left - 1, Ordering::Relaxed);
+        let most = (self.most)(&self.weather.climate());
+        if self.weather.is_stormy() && most > 0 {
+            let life = || AtomicU64::new(self.weather.noted(LEAST_LIFE + self.weather.below(most)));
+            let left = self.left.get_or_init(life);
+            match left.load(Ordering::Relaxed) {
+                0 if !self.dead.swap(true, Ordering::Relaxed) => self.struck.notify_one(),
+                0 => {}
+                some => left.store(some - 1, Ordering::Relaxed),
+            }
         }
         self.dead.load(Ordering::Relaxed)
     }

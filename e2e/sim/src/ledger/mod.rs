@@ -14,7 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long after a Pod was last ready a slice may still be written that says so: its writer's watches lag.
+/// How long after something was last so it may still be acted upon, since watches lag: a Pod's readiness by who writes
+/// slices, a node's failure by who evicts its Pods.
 const STALE: Duration = Duration::from_secs(120);
 
 /// The objects as they are, and what was wrong.
@@ -44,6 +45,8 @@ struct State {
     services: BTreeMap<Arc<str>, ServiceSeen>,
     /// Each node, and whether it is well.
     nodes: BTreeMap<Arc<str>, (Arc<Node>, bool)>,
+    /// When a node was last not well.
+    unwell: Option<Instant>,
     /// When Pods, by uid, were last ready that are no longer.
     ceased: BTreeMap<Arc<str>, Instant>,
     set_bounds: BTreeMap<Arc<str>, Bounds>,
@@ -186,6 +189,11 @@ impl State {
         self.nodes.values().all(|(_, well)| *well)
     }
 
+    /// Whether all nodes were well for so long that nobody deletes Pods for their sake any more.
+    fn nodes_stay_well(&self) -> bool {
+        self.all_nodes_well() && self.unwell.is_none_or(|last| last.elapsed() > STALE)
+    }
+
     fn pod(&mut self, change: &Change) {
         let key = &change.key;
         let before = swap(&mut self.pods, key, read(change));
@@ -265,6 +273,9 @@ impl State {
     fn node(&mut self, name: &str, change: &Change) {
         let node = read::<Node>(change).map(Arc::new);
         let well = read::<NodeSeen>(change).is_some_and(|node| node.is_well());
+        if !well || !self.all_nodes_well() {
+            self.unwell = Some(Instant::now());
+        }
         swap(&mut self.nodes, &name.into(), node.map(|node| (node, well)));
         if !well {
             self.excuse_all();

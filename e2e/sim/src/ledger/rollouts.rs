@@ -2,8 +2,8 @@
 //!
 //! What upstream promises, and no more: a Deployment counts what its ReplicaSets are asked for, not what they have. So the
 //! sizes of its ReplicaSets together stay within `maxSurge`, and each ReplicaSet never has more Pods than it was asked for
-//! since it last had as many as it should, nor loses one below that. Of available Pods there are never fewer than
-//! `maxUnavailable` allows, unless a node or the user took them.
+//! since it last had as many as it should and its controller knew, nor loses one below that. Of available Pods there are
+//! never fewer than `maxUnavailable` allows, unless a node or the user took them.
 
 use super::State;
 use super::seen::{DeploymentSeen, PodSeen, SetSeen, owner};
@@ -77,6 +77,11 @@ impl State {
         }
     }
 
+    /// What holds from here on, where all is as it was asked for: while Pods may be taken for their node's sake, no least.
+    fn settled(&self, bounds: Bounds) -> Bounds {
+        Bounds { least: if self.nodes_stay_well() { bounds.least } else { 0 }, ..bounds }
+    }
+
     /// A node is lost: any Pod may be missing.
     pub(super) fn excuse_all(&mut self) {
         self.set_bounds.values_mut().chain(self.deployment_bounds.values_mut()).for_each(|one| one.least = 0);
@@ -94,7 +99,7 @@ impl State {
         }
         let Some(found) = self.set(&set) else { return };
         let (wanted, name, leaves) = (found.replicas(), found.metadata.name.clone(), found.leaves());
-        let deployment = owner(&found.metadata).to_owned();
+        let (deployment, is_observed) = (owner(&found.metadata).to_owned(), found.is_observed());
         let has = self.pods_of(&set).count() as i64;
         let bounds = self.set_bounds.get(set.as_str()).copied().unwrap_or(Bounds { most: wanted, least: 0 });
         if !lived && lives && has > bounds.most {
@@ -109,8 +114,9 @@ impl State {
                 bounds.least
             ));
         }
-        if has == wanted {
-            self.set_bounds.insert(set.as_str().into(), Bounds::exactly(wanted));
+        if has == wanted && is_observed {
+            let bounds = self.settled(Bounds::exactly(wanted));
+            self.set_bounds.insert(set.as_str().into(), bounds);
         }
         self.check_available(&deployment);
     }
@@ -125,7 +131,8 @@ impl State {
                 let spec = Bounds::exactly(set.replicas());
                 let first = Bounds { least: 0, ..spec };
                 let bounds = self.set_bounds.get(&uid).map_or(first, |before| before.or(spec));
-                let bounds = if self.pods_of(&uid).count() as i64 == set.replicas() { spec } else { bounds };
+                let is_settled = set.is_observed() && self.pods_of(&uid).count() as i64 == set.replicas();
+                let bounds = if is_settled { self.settled(spec) } else { bounds };
                 self.set_bounds.insert(uid, bounds);
             }
             None => {
@@ -166,7 +173,7 @@ impl State {
             && pods as i64 == wanted
             && self.all_nodes_well();
         let bounds = match self.deployment_bounds.get(&meta.uid) {
-            _ if rests => allowed,
+            _ if rests => self.settled(allowed),
             // Not more must be there than ever was.
             None => Bounds { least: 0, ..allowed },
             Some(before) => before.or(allowed),

@@ -86,6 +86,15 @@ pub fn owner(meta: &Meta) -> &str {
 pub struct SetSeen {
     pub metadata: Meta,
     spec: SetSpec,
+    #[serde(default)]
+    status: SetStatus,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct SetStatus {
+    observed_generation: i64,
+    replicas: i64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -96,6 +105,11 @@ struct SetSpec {
 impl SetSeen {
     pub fn replicas(&self) -> i64 {
         self.spec.replicas
+    }
+
+    /// Whether its controller has seen what it asks for, and has seen that it is so.
+    pub fn is_observed(&self) -> bool {
+        self.status.observed_generation == self.metadata.generation && self.status.replicas == self.replicas()
     }
 
     pub fn leaves(&self) -> bool {

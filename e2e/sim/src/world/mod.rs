@@ -1,25 +1,28 @@
 //! Worlds of chance: a user changes what is wanted while everything goes wrong, and at no step may anything be broken; in
 //! the end all is as it is wanted.
 
+mod forked;
 mod wanted;
+
+pub use forked::{World, each};
 
 use crate::cluster::{Parts, Sim};
 use anyhow::ensure;
 use minik_client::{ClientError, call};
-use minik_component::Plant;
 use minik_fake_nodes::{Config, Lost, Rules};
 use serde_json::{Value, json};
-use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use wanted::all_is_as_wanted;
 
 const NODES: u32 = 5;
+/// So many Pods of each Deployment have room in a small cluster, while they are replaced too.
+const MOST_IN_THE_END: u64 = 4;
 /// What the user does in a world.
 const ACTS: u64 = 14;
 /// The longest time from one of these to the next, and the same where nodes are lost, which takes its time to be noticed.
 const PAUSE_MS: [u64; 2] = [6000, 30_000];
+/// The longest time until it storms: every clock's turns come at another moment.
+const BEFORE_MS: u64 = 20_000;
 /// The longest time until a node is lost, and until it is back: mostly before it counts as lost, or long after.
 const NODE_LIVES_MS: u64 = 60_000;
 const NODE_GONE_MS: [u64; 2] = [90_000, 450_000];
@@ -39,53 +42,25 @@ const PATIENCE: Duration = Duration::from_secs(250);
 /// What a seed came to: the number that stands for all that happened, or what was wrong.
 pub type Outcome = anyhow::Result<u64>;
 
-/// Lives through the world of a seed, with a defect if one is planted.
-///
-/// # Errors
-/// What was wrong.
-pub fn live(seed: u64, plant: Option<Plant>) -> Outcome {
-    let lost = Lost::default();
-    let parts = parts(lost.clone(), plant)?;
-    Sim::run(seed, parts, async |sim: &Sim| story(sim, &lost).await)
+/// Lives through a world, which begins with a cluster at rest.
+async fn live(sim: Sim, lost: &Lost, World { seed, plant }: World) -> Outcome {
+    minik_component::plant(plant);
+    sim.reseed(seed);
+    let told = story(&sim, lost).await;
+    let ended = sim.end().await;
+    told.and_then(|trace| ended.map(|()| trace))
 }
 
-/// Lives through worlds on all processors; gives what came of each, by seed. Ends early when `enough` says so of one.
-pub fn hunt(
-    seeds: Range<u64>,
-    plant: Option<Plant>,
-    enough: impl Fn(u64, &Outcome) -> bool + Sync,
-) -> Vec<(u64, Outcome)> {
-    let (next, outcomes) = (AtomicU64::new(seeds.start), Mutex::new(Vec::new()));
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
-                        return;
-                    }
-                    let outcome = live(seed, plant);
-                    if enough(seed, &outcome) {
-                        next.store(seeds.end, Ordering::Relaxed);
-                    }
-                    outcomes.lock().unwrap_or_else(PoisonError::into_inner).push((seed, outcome));
-                }
-            });
-        }
-    });
-    let mut outcomes = outcomes.into_inner().unwrap_or_else(PoisonError::into_inner);
-    outcomes.sort_by_key(|(seed, _)| *seed);
-    outcomes
-}
-
-fn parts(lost: Lost, plant: Option<Plant>) -> anyhow::Result<Parts> {
+/// A cluster with room for all, or one that is mostly full.
+fn parts(lost: Lost, is_small: bool) -> anyhow::Result<Parts> {
     let rules = Rules::parse("rules:\n- {startAfter: 0.5, readyAfter: 0.5, stopAfter: 1, jitter: 2}\n");
     let fake = Config {
         nodes: NODES,
         // Often enough that no node counts as lost, whatever happens to single renewals.
         lease_renewal: Duration::from_secs(5),
-        capacity: "cpu=4,memory=8Gi,pods=20".parse().map_err(anyhow::Error::msg)?,
+        capacity: if is_small { "cpu=2,memory=8Gi,pods=20" } else { "cpu=4,memory=8Gi,pods=20" }
+            .parse()
+            .map_err(anyhow::Error::msg)?,
         rules: rules.map_err(anyhow::Error::msg)?,
         lost,
         ..Config::default()
@@ -98,12 +73,11 @@ fn parts(lost: Lost, plant: Option<Plant>) -> anyhow::Result<Parts> {
         is_narrow: true,
         witness: true,
         climate: None,
-        plant,
     })
 }
 
 async fn story(sim: &Sim, lost: &Lost) -> Outcome {
-    sim.account().await?;
+    sim.weather().pass(BEFORE_MS).await;
     sim.weather().set_stormy(true);
     let acts = async {
         let pause = PAUSE_MS[usize::from(sim.weather().climate().nodes)];
@@ -114,13 +88,14 @@ async fn story(sim: &Sim, lost: &Lost) -> Outcome {
         sim.weather().set_stormy(false);
         anyhow::Ok(())
     };
-    let (acted, ()) = futures::join!(acts, lose_nodes(sim, lost));
+    let (acted, (), ()) = futures::join!(acts, lose_nodes(sim, lost), sim.move_clocks());
     acted?;
     for app in APPS {
         let path = format!("{DEPLOYMENTS}/{app}");
-        if sim.find::<Value>(&path).await?.is_some() {
+        if let Some(deployment) = sim.find::<Value>(&path).await? {
+            let replicas = deployment["spec"]["replicas"].as_u64().unwrap_or(1).min(MOST_IN_THE_END);
             sim.ledger().set_user_acts(true);
-            sim.patch(&path, &json!({"spec": {"paused": false}})).await?;
+            sim.patch(&path, &json!({"spec": {"paused": false, "replicas": replicas}})).await?;
             sim.ledger().set_user_acts(false);
         }
     }
@@ -181,15 +156,30 @@ async fn act(sim: &Sim) -> anyhow::Result<()> {
             delete(sim, &path, &json!({"propagationPolicy": policy})).await
         }
         9 => delete_a_pod(sim, app).await?,
-        _ => toggle_service(sim, app).await?,
+        10 => toggle_service(sim, app).await?,
+        // Several at the same moment, maybe at different servers.
+        _ => {
+            let (a, b, c) = futures::join!(
+                toggle_service(sim, APPS[0]),
+                toggle_service(sim, APPS[1]),
+                toggle_service(sim, APPS[2])
+            );
+            note(sim, a?);
+            note(sim, b?);
+            c?
+        }
     };
+    note(sim, done);
     sim.ledger().set_user_acts(false);
+    Ok(())
+}
+
+fn note(sim: &Sim, done: Acknowledged) {
     match done {
         Ok(Some((revision, name))) => sim.ledger().acknowledged(revision, &name),
         Ok(None) => {}
         Err(error) => tracing::debug!(error = minik_component::chain(&error), "the user failed"),
     }
-    Ok(())
 }
 
 /// What was acknowledged: the revision and the name, if anything was written.

@@ -7,7 +7,6 @@ mod deployments;
 mod endpoints;
 mod scheduling;
 mod service_ranges;
-mod worlds;
 
 use minik_sim::{Parts, Sim};
 use serde_json::Value;
