@@ -29,9 +29,10 @@ const MOST_FINDINGS: usize = 100;
 const MOST_TOLD_BYTES: usize = 1024;
 /// The memory that a tree may take: a text of few bytes may become very many empty structs.
 const MOST_TREE_BYTES: usize = 16 << 20;
-/// About what a tree's values take: a list's element (lists grow by doubling), a map's first leaf, its further entries, and
-/// the allocation of a text.
+/// About what a tree's values take: a list's element (lists grow by doubling), each field of a typed view of it, a map's
+/// first leaf, its further entries, and the allocation of a text.
 const ITEM_BYTES: usize = 2 * size_of::<Value>();
+const FIELD_BYTES: usize = 64;
 const LEAF_BYTES: usize = 640;
 const LEAF_ENTRIES: usize = 11;
 const ENTRY_BYTES: usize = 110;
@@ -178,10 +179,11 @@ impl Room {
         left.is_some()
     }
 
-    /// For a list's next element.
+    /// For a list's next element. A typed view of it has room for each of its fields, given or not.
     #[must_use]
-    pub fn item(&self) -> bool {
-        self.take(ITEM_BYTES)
+    pub fn item(&self, kind: Kind) -> bool {
+        let fields = if let Kind::Struct(ty) = kind { ty.facts().fields.len() } else { 0 };
+        self.take(ITEM_BYTES + fields * FIELD_BYTES)
     }
 
     /// For a text.
@@ -206,7 +208,7 @@ impl Room {
     pub fn value(&self, value: &Value) -> bool {
         match value {
             Value::String(text) => self.text(text),
-            Value::Array(items) => items.iter().all(|item| self.item() && self.value(item)),
+            Value::Array(items) => items.iter().all(|item| self.item(Kind::Any) && self.value(item)),
             Value::Object(fields) => {
                 fields.iter().enumerate().all(|(at, (name, value))| self.entry(at, name) && self.value(value))
             }
@@ -350,7 +352,7 @@ impl<'de> Visitor<'de> for Untyped<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
         while let Some(item) = self.cx.within(Step::Index(items.len()), || seq.next_element_seed(self))? {
-            self.cx.fits(self.cx.room.item())?;
+            self.cx.fits(self.cx.room.item(Kind::Any))?;
             items.push(item);
         }
         Ok(Value::Array(items))
@@ -483,7 +485,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
         let seed = Seed { kind: *element, cx: self.cx };
         let mut items = Vec::new();
         while let Some(item) = self.cx.within(Step::Index(items.len()), || seq.next_element_seed(seed))? {
-            self.cx.fits(self.cx.room.item())?;
+            self.cx.fits(self.cx.room.item(*element))?;
             items.push(if item.is_null() { self.zero(*element)? } else { item });
         }
         Ok(Value::Array(items))

@@ -225,12 +225,12 @@ fn elements(kind: Kind, wire: Wire<'_>, place: Place<'_>, items: &mut Vec<Value>
             let mut reader = Reader(bytes);
             while !reader.0.is_empty() {
                 let number = reader.varint()?;
-                fits(place.room.item())?;
+                fits(place.room.item(kind))?;
                 items.push(value(kind, Wire::Varint(number), place)?);
             }
         }
         wire => {
-            fits(place.room.item())?;
+            fits(place.room.item(kind))?;
             items.push(value(kind, wire, place)?);
         }
     }

@@ -254,10 +254,18 @@ fn of_container(container: &api::Container, path: &Path, all: &mut Vec<String>) 
     }
 }
 
+/// So many ports with the same number are compared with a further one, and so many warnings are enough: of twenty thousand equal
+/// ports each pair would be told of.
+const MOST_TOLD: usize = 100;
+
 fn ports(spec: &api::PodSpec, path: &Path, all: &mut Vec<String>) {
+    let most = all.len() + MOST_TOLD;
     let mut by_port: BTreeMap<String, Vec<(Path, api::ContainerPort)>> = BTreeMap::new();
     visit_containers(spec, path, |container, at| {
         for (i, port) in items(&container.ports).iter().enumerate() {
+            if all.len() >= most {
+                return;
+            }
             let at = at.child("ports").index(i);
             let (ip, host) = (text(&port.host_ip), port.host_port.unwrap_or(0));
             if !ip.is_empty() && host == 0 {
@@ -275,7 +283,9 @@ fn ports(spec: &api::PodSpec, path: &Path, all: &mut Vec<String>) {
                     all.push(format!("{at}: dangerously ambiguous port definition with {other_at}"));
                 }
             }
-            others.push((at, port.clone()));
+            if others.len() < MOST_TOLD {
+                others.push((at, port.clone()));
+            }
         }
     });
     let mut names: BTreeMap<String, Path> = BTreeMap::new();
@@ -286,6 +296,7 @@ fn ports(spec: &api::PodSpec, path: &Path, all: &mut Vec<String>) {
                 continue;
             }
             match names.get(name) {
+                Some(_) if all.len() >= most + MOST_TOLD => return,
                 Some(other) => all.push(format!(
                     "{at}: duplicate port name {name:?} with {other}, which is what selecting by name finds"
                 )),
