@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 
 /// These seeds hold. Without optimization a world takes some seconds, so that these are only some; the nightly run lives
 /// through thousands.
-const HOLD: std::ops::Range<u64> = 0..16;
+const HOLD: std::ops::Range<u64> = 0..60;
 /// These give the same trace twice; the second time beside other worlds.
 const TWICE: std::ops::Range<u64> = 0..3;
 /// Where planted defects were found, of those that were looked for since worlds begin as they do; a seed of the first era where there is one, since all then begin with one cluster.
