@@ -12,8 +12,23 @@ use std::ops::ControlFlow;
 const HOLD: std::ops::Range<u64> = 0..60;
 /// These give the same trace twice; the second time beside other worlds.
 const TWICE: std::ops::Range<u64> = 0..3;
-/// Where planted defects were found, of those that were looked for since worlds begin as they do; a seed of the first era where there is one, since all then begin with one cluster.
-const FOUND: &[(Plant, u64)] = &[(Plant::ServicesUntold, 0), (Plant::AddressesForgotten, 1)];
+/// Where planted defects are found, of those that are within a dozen seeds.
+const FOUND: &[(Plant, u64)] = &[
+    (Plant::DeploymentsUntold, 4),
+    (Plant::ReplicaSetsUntold, 1),
+    (Plant::ServicesUntold, 0),
+    (Plant::WaitingPodsUntold, 6),
+    (Plant::AddressesForgotten, 1),
+    (Plant::RetriedUnderNewName, 2),
+    (Plant::FailedKeyForgotten, 2),
+    (Plant::FailedCreationExpected, 10),
+    (Plant::OneStepAtATime, 2),
+    (Plant::DeletionUnexpected, 6),
+    (Plant::LeavingPodUnseen, 0),
+    (Plant::ChangedWhileHeld, 9),
+    (Plant::ResumedTooLate, 0),
+    (Plant::NothingExpected, 0),
+];
 
 fn main() -> anyhow::Result<()> {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
