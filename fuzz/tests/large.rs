@@ -15,10 +15,11 @@ const BODY_BYTES: usize = 3 << 20;
 /// Nothing may take nearly as long as a request has; the machine may be busy.
 const MOST_TIME: Duration = Duration::from_secs(30);
 /// What is looked at for each change: kinds' paths by their end, and places in their objects.
-const FEW: [(&str, &str); 6] = [
+const FEW: [(&str, &str); 7] = [
     ("/pods", "/spec/containers"),
     ("/deployments", "/spec/template/spec/containers"),
     ("/pods", "/metadata/labels"),
+    ("/certificatesigningrequests", "/spec/usages"),
     ("/services", "/spec/ports"),
     ("/clusterroles", "/rules"),
     ("/configmaps", "/metadata/ownerReferences"),

@@ -280,8 +280,9 @@ fn check_usages(usages: &[String], old: Option<&[String]>, errors: &mut ErrorLis
     for (i, usage) in usages.iter().enumerate().filter(|(_, usage)| !had_unknown && !known(usage)) {
         errors.push(FieldError::not_supported(&path.index(i), usage.as_str(), &USAGES));
     }
+    let mut seen = BTreeSet::new();
     for (i, usage) in usages.iter().enumerate() {
-        if !had_doubled && usages[..i].contains(usage) {
+        if !seen.insert(usage) && !had_doubled {
             errors.push(FieldError::duplicate(&path.index(i), usage.as_str()));
         }
     }
@@ -324,9 +325,9 @@ fn check_conditions(
     let kinds: BTreeSet<&str> = old.iter().map(|one| one.type_.as_str()).collect();
     let (had_both, had_empty) = (had(APPROVED) && had(DENIED), had(""));
     let had_doubled = kinds.len() < old.len();
+    let mut before = BTreeSet::new();
     for (i, condition) in conditions.iter().enumerate() {
         let (at, kind) = (path.index(i), condition.type_.as_str());
-        let before = |kind: &str| conditions[..i].iter().any(|one| one.type_ == kind);
         if kind.is_empty() && !had_empty {
             errors.push(FieldError::required(&at.child("type"), ""));
         }
@@ -343,14 +344,14 @@ fn check_conditions(
             DENIED => APPROVED,
             _ => "\0",
         };
-        if !had_both && before(opposite) {
+        if !had_both && before.contains(opposite) {
             errors.push(FieldError::invalid(
                 &at.child("type"),
                 kind,
                 "Approved and Denied exclude each other",
             ));
         }
-        if !had_doubled && before(kind) {
+        if !before.insert(kind) && !had_doubled {
             errors.push(FieldError::duplicate(&at.child("type"), kind));
         }
     }

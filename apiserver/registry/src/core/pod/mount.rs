@@ -95,11 +95,12 @@ fn check_recursive_read_only(mount: &api::VolumeMount, path: &Path, errors: &mut
 fn check_bind_options(mount: &api::VolumeMount, pod: &PodContext<'_>, path: &Path, errors: &mut ErrorList) {
     const OPTIONS: &[&str] = &["nodev", "noexec", "nosuid"];
     let options = items(&mount.bind_mount_options);
+    let mut seen = BTreeSet::new();
     for (i, option) in options.iter().enumerate() {
         if !OPTIONS.contains(&option.as_str()) {
             errors.push(FieldError::not_supported(&path.index(i), option.as_str(), OPTIONS));
         }
-        if options[..i].contains(option) {
+        if !seen.insert(option) {
             errors.push(FieldError::duplicate(&path.index(i), option.as_str()));
         }
     }

@@ -203,12 +203,13 @@ pub(crate) fn check_addresses(
         _ => {}
     }
     let families = items(&spec.ip_families);
+    let mut seen = BTreeSet::new();
     for (i, family) in families.iter().enumerate() {
         let at = path.child("ipFamilies").index(i);
         if !["IPv4", "IPv6"].contains(&family.as_str()) {
             errors.push(FieldError::not_supported(&at, family.as_str(), &["IPv4", "IPv6"]));
         }
-        if families[..i].contains(family) {
+        if !seen.insert(family) {
             errors.push(FieldError::duplicate(&at, family.as_str()));
         }
     }
