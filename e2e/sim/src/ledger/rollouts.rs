@@ -167,10 +167,12 @@ impl State {
         let told = [status.replicas, status.updated_replicas, status.available_replicas];
         let sizes: i64 = self.sets_of(&meta.uid).map(SetSeen::replicas).sum();
         let pods: usize = self.sets_of(&meta.uid).map(|set| self.pods_of(&set.metadata.uid).count()).sum();
+        // What the status tells may be old: a Pod that was lost since is missing, and nobody did wrong.
         let rests = status.observed_generation == meta.generation
             && told.iter().all(|count| *count == wanted)
             && sizes == wanted
             && pods as i64 == wanted
+            && self.ready_of(&meta.uid) as i64 == wanted
             && self.all_nodes_well();
         let bounds = match self.deployment_bounds.get(&meta.uid) {
             _ if rests => self.settled(allowed),
@@ -199,11 +201,15 @@ impl State {
         }
     }
 
+    /// A Deployment's Pods that are ready.
+    fn ready_of(&self, deployment: &str) -> usize {
+        let sets = self.sets_of(deployment);
+        sets.map(|set| self.pods_of(&set.metadata.uid).filter(|pod| pod.is_ready()).count()).sum()
+    }
+
     fn check_available(&mut self, deployment: &str) {
         let Some(bounds) = self.deployment_bounds.get(deployment).copied() else { return };
-        let sets = self.sets_of(deployment);
-        let ready: usize =
-            sets.map(|set| self.pods_of(&set.metadata.uid).filter(|pod| pod.is_ready()).count()).sum();
+        let ready = self.ready_of(deployment);
         if (ready as i64) < bounds.least {
             self.wrong(format!("a Deployment has {ready} available Pods, and must have {}", bounds.least));
         }
