@@ -144,8 +144,7 @@ async fn connection(
         Ok(Err(error)) => return tracing::debug!(%source, %error, "a handshake failed"),
         Err(_) => return tracing::debug!(%source, "a handshake took too long"),
     };
-    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let peer = Peer(certificate.map(|certificate| Arc::new(certificate.clone().into_owned())));
+    let peer = Peer::of(stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()));
     let answer = move |request: Request<Incoming>| {
         let (api, peer) = (api.clone(), peer.clone());
         async move { api.answer(request, &peer, Some(source)).await }

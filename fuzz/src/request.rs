@@ -39,7 +39,7 @@ fn administrator() -> Peer {
     parameters.distinguished_name.push(rcgen::DnType::CommonName, "admin");
     parameters.distinguished_name.push(rcgen::DnType::OrganizationName, "system:masters");
     let certificate = parameters.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
-    Peer(Some(Arc::new(certificate.der().clone())))
+    Peer::of(Some(certificate.der()))
 }
 
 impl Server {

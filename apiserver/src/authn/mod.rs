@@ -73,9 +73,16 @@ impl UserInfo {
     }
 }
 
-/// The client's certificate as TLS verified it, set on each request of the connection.
+/// Who is at the other end of a connection by the client's certificate, if it showed one; `None` within when that names nobody.
 #[derive(Debug, Clone, Default)]
-pub struct Peer(pub Option<Arc<CertificateDer<'static>>>);
+pub struct Peer(Option<Arc<Option<UserInfo>>>);
+
+impl Peer {
+    /// By a certificate that TLS verified. It is read once, and not again for each request of the connection.
+    pub fn of(certificate: Option<&CertificateDer<'_>>) -> Peer {
+        Peer(certificate.map(|certificate| Arc::new(by_certificate(certificate))))
+    }
+}
 
 /// Finds out who asks.
 pub struct Authenticator {
@@ -94,8 +101,8 @@ impl Authenticator {
     /// # Errors
     /// 401 for a credential that is shown and wrong.
     pub fn user(&self, peer: &Peer, headers: &HeaderMap, now: jiff::Timestamp) -> Result<UserInfo> {
-        if let Some(certificate) = &peer.0 {
-            return by_certificate(certificate).ok_or(ApiError::Unauthorized);
+        if let Some(user) = &peer.0 {
+            return Option::clone(user).ok_or(ApiError::Unauthorized);
         }
         if !headers.contains_key(AUTHORIZATION) {
             return Ok(UserInfo::anonymous());

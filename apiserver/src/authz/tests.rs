@@ -272,7 +272,7 @@ fn administrator() -> Peer {
     params.distinguished_name.push(rcgen::DnType::CommonName, "admin");
     params.distinguished_name.push(rcgen::DnType::OrganizationName, MASTERS);
     let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
-    Peer(Some(Arc::new(certificate.der().clone())))
+    Peer::of(Some(certificate.der()))
 }
 
 /// The differences that were found, few enough to be read.

@@ -36,7 +36,7 @@ fn certificate(name: &str, group: &str) -> Peer {
     let mut params = rcgen::CertificateParams::default();
     params.distinguished_name = subject;
     let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
-    Peer(Some(Arc::new(certificate.der().clone())))
+    Peer::of(Some(certificate.der()))
 }
 
 impl Server {

@@ -45,7 +45,7 @@ fn administrator() -> Peer {
     parameters.distinguished_name.push(rcgen::DnType::OrganizationName, "system:masters");
     let key = rcgen::KeyPair::generate().unwrap();
     let certificate = parameters.self_signed(&key).unwrap();
-    Peer(Some(Arc::new(certificate.der().clone())))
+    Peer::of(Some(certificate.der()))
 }
 
 impl Client {

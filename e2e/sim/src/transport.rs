@@ -39,7 +39,7 @@ impl Who {
             }
         };
         let certificate = parameters.self_signed(key)?;
-        Ok(Who(Peer(Some(Arc::new(certificate.der().clone())))))
+        Ok(Who(Peer::of(Some(certificate.der()))))
     }
 }
 
