@@ -26,7 +26,9 @@ const CALL_WITHIN: Duration = Duration::from_secs(5);
 const RETRY_EVERY: Duration = Duration::from_millis(20);
 /// How often the first list is tried.
 const LIST_TRIES: usize = 10;
-/// How long a Service may take to answer: it has to answer, not to be fast.
+/// How long a connection may take, which the kernel's rules alone make: no rule is missing for longer.
+const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+/// How long the program behind it may take to answer: it has to answer, not to be fast.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 /// Every so manieth write is a deletion.
 const DELETE_EVERY: usize = 3;
@@ -352,7 +354,7 @@ impl Asker {
 }
 
 fn ask(address: SocketAddr) -> Result<()> {
-    let mut stream = TcpStream::connect_timeout(&address, ANSWER_WITHIN).context("connecting")?;
+    let mut stream = TcpStream::connect_timeout(&address, CONNECT_WITHIN).context("connecting")?;
     stream.set_read_timeout(Some(ANSWER_WITHIN))?;
     stream.write_all(b"GET /name HTTP/1.0\r\n\r\n")?;
     let mut answer = String::new();

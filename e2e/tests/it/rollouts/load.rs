@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 const RATE: u32 = 200;
 const THREADS: u32 = 40;
 /// An answer that takes longer has failed.
-const WITHIN: Duration = Duration::from_secs(15);
+const WITHIN: Duration = Duration::from_secs(5);
 
 /// What became of the requests.
 #[derive(Debug, Default)]
