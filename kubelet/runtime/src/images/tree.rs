@@ -5,7 +5,7 @@
 //! the merged view: a symbolic link never leads out of the root, and whatever is created is created below the layer's own
 //! folder handle (`openat2` with `RESOLVE_BENEATH` and `RESOLVE_NO_SYMLINKS`), so that no archive can reach outside.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -19,6 +19,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::LayerLimits;
+use super::members::invalid;
 use super::unpack::Usage;
 
 /// A path has at most this many symbolic links, as in the kernel.
@@ -44,7 +45,7 @@ pub(super) struct Tree {
     top: OwnedFd,
     lower: Vec<OwnedFd>,
     /// Folders that exist in the top layer.
-    known: BTreeSet<Canonical>,
+    known: BTreeMap<Canonical, ()>,
     /// Which lower layers take part in a folder, topmost first.
     below: BTreeMap<Canonical, Rc<[usize]>>,
     /// The folder used last, since archives go folder by folder.
@@ -98,7 +99,7 @@ impl Tree {
         Ok(Tree {
             top,
             lower,
-            known: BTreeSet::from([PathBuf::new()]),
+            known: BTreeMap::from([(PathBuf::new(), ())]),
             below: BTreeMap::from([(PathBuf::new(), all)]),
             last: None,
             times: BTreeMap::new(),
@@ -226,7 +227,7 @@ impl Tree {
             let hides = self.clear(place)?;
             self.count_folder(place)?;
             rustix::fs::mkdirat(&*place.folder, place.name(), Mode::RWXU)?;
-            self.known.insert(place.path.clone());
+            self.known.insert(place.path.clone(), ());
             if hides {
                 self.hide_below(place)?;
             }
@@ -322,15 +323,7 @@ impl Tree {
     }
 
     fn forget(&mut self, path: &Path) {
-        let gone: Vec<_> = self
-            .known
-            .range(path.to_owned()..)
-            .take_while(|known| known.starts_with(path))
-            .cloned()
-            .collect();
-        for path in &gone {
-            self.known.remove(path);
-        }
+        forget_below(&mut self.known, path);
         forget_below(&mut self.below, path);
         self.last = None;
     }
@@ -346,7 +339,7 @@ impl Tree {
                 continue;
             }
             let next = current.join(&name);
-            if self.known.contains(&next) {
+            if self.known.contains_key(&next) {
                 current = next;
                 continue;
             }
@@ -409,7 +402,7 @@ impl Tree {
                 }
             }
         }
-        self.known.insert(place.path.clone());
+        self.known.insert(place.path.clone(), ());
         Ok(())
     }
 
@@ -512,10 +505,6 @@ fn forget_below<T>(map: &mut BTreeMap<Canonical, T>, path: &Path) {
     for path in &gone {
         map.remove(path);
     }
-}
-
-fn invalid(what: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 /// The parent of a path of the archive, and its last name.

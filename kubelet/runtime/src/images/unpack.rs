@@ -75,10 +75,7 @@ fn add<R: Read>(tree: &mut Tree, entry: &mut Entry<'_, R>, path: &[u8]) -> io::R
         EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
             tree.add_file(&place, &attributes, entry)
         }
-        other => Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("unsupported entry type {:?}", char::from(other.as_byte())),
-        )),
+        other => Err(members::invalid(format!("unsupported entry type {:?}", char::from(other.as_byte())))),
     }
 }
 
@@ -93,7 +90,7 @@ fn add_marker(tree: &mut Tree, path: &[u8], base: &[u8]) -> io::Result<()> {
     }
     let name = &base[WHITEOUT.len()..];
     if matches!(name, b"" | b"." | b"..") {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a deletion of no name"));
+        return Err(members::invalid("a deletion of no name"));
     }
     match tree.place(&[folder, name].concat())? {
         Some(place) => tree.whiteout(&place),
@@ -116,9 +113,7 @@ fn attributes<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<Attributes> {
         }
     }
     let header = entry.header();
-    let id = |id: u64| {
-        u32::try_from(id).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "an id above 32 bits"))
-    };
+    let id = |id: u64| u32::try_from(id).map_err(|_| members::invalid("an id above 32 bits"));
     Ok(Attributes {
         uid: id(header.uid()?)?,
         gid: id(header.gid()?)?,
@@ -139,7 +134,7 @@ fn nanos_of(time: &str) -> u32 {
 fn link_target<R: Read>(entry: &Entry<'_, R>) -> io::Result<Vec<u8>> {
     let target = entry.link_name_bytes().map(|name| name.into_owned()).unwrap_or_default();
     if target.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a link without a target"));
+        return Err(members::invalid("a link without a target"));
     }
     Ok(target)
 }
