@@ -75,17 +75,22 @@ struct Lately(Mutex<BTreeMap<String, (Revision, Arc<Value>)>>);
 
 impl Lately {
     fn tree(&self, key: String, item: &Item) -> Option<Arc<Value>> {
-        let mut trees = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, tree)) = trees.get(&key).filter(|(revision, _)| *revision == item.revision) {
+        let read = || wire::tree(&item.value, Some(item.revision)).ok().map(Arc::new);
+        if item.value.len() > LARGEST_BYTES {
+            return read();
+        }
+        // Whoever panics meanwhile leaves a map that is whole.
+        let trees = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, tree)) = trees().get(&key).filter(|(revision, _)| *revision == item.revision) {
             return Some(tree.clone());
         }
-        let tree = Arc::new(wire::tree(&item.value, Some(item.revision)).ok()?);
-        if item.value.len() <= LARGEST_BYTES {
-            if trees.len() >= MOST_TREES {
-                trees.clear();
-            }
-            trees.insert(key, (item.revision, tree.clone()));
+        // Read while nobody waits for it.
+        let tree = read()?;
+        let mut trees = trees();
+        if trees.len() >= MOST_TREES {
+            trees.clear();
         }
+        trees.insert(key, (item.revision, tree.clone()));
         Some(tree)
     }
 }

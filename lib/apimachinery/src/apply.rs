@@ -118,12 +118,11 @@ impl Writer<'_> {
     pub fn update(&self, live: Option<&Value>, new: &mut Value) {
         let Some(mut managed) = self.live_or_new(live, new) else { return };
         remove_entries(new);
-        let tracked = live.is_none() || !managed.0.is_empty();
-        if tracked {
-            let empty = live.is_none().then(|| self.empty());
-            if let Some(old) = live.or(empty.as_ref()) {
-                self.note(&mut managed, old, new, self.manager);
-            }
+        match live {
+            None => self.note(&mut managed, &self.empty(), new, self.manager),
+            // What nobody owned so far is not tracked.
+            Some(_) if managed.0.is_empty() => {}
+            Some(live) => self.note(&mut managed, live, new, self.manager),
         }
         managed.write(new);
     }
